@@ -46,10 +46,24 @@ export const ringEntries = 4096;
 // --- log, cache, devices ---------------------------------------------------------------------------------------------
 export const logBytesDefault = 2 * GIB;
 export const logBytesMin = 64 * MIB;
+/** A log is cut and used again in segments of this length. */
+export const logSegmentBytes = 16 * MIB;
+/** Records of one turn gather in a batch; one batch fills while others are written. */
+export const logBatchBytes = 4 * MIB;
+export const logBatchCount = 3;
+/** A write is logged with its data in operations of at most this; atomic is the block, not the request. */
+export const inlineOpBytesMax = 256 * KIB;
+/** Chunks of one bulk operation. */
+export const bulkChunksMax = 64;
+/** Memory for reads and destage that do not go straight to their destination. */
+export const ioPoolBytes = 64 * MIB;
 export const cacheBytesDefault = 256 * MIB;
 export const cacheBytesMin = 16 * MIB;
 export const columnBytes = 16 * MIB;
 
+assert(logBytesMin >= 4 * logSegmentBytes, 'the smallest log has four segments');
+assert(inlineOpBytesMax * 2 < logBatchBytes && logBatchBytes <= logSegmentBytes, 'a batch takes several records');
+assert(bulkChunksMax * (8 + (chunkBytesMax / BLOCK_BYTES) * 4) < logBatchBytes, 'the largest bulk record fits a batch');
 assert(isPowerOfTwo(chunkBytesMin) && isPowerOfTwo(chunkBytesMax), 'chunk limits are powers of two');
 assert(chunkBytesMin % BLOCK_BYTES === 0, 'a chunk is whole blocks');
 assert(columnBytes % chunkBytesMax === 0, 'a column is whole chunks of any size');
