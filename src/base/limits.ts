@@ -51,12 +51,30 @@ export const logSegmentBytes = 16 * MIB;
 /** Records of one turn gather in a batch; one batch fills while others are written. */
 export const logBatchBytes = 4 * MIB;
 export const logBatchCount = 3;
+/** What recovery reads of a segment at a time; the longest record fits. */
+export const logScanBytes = 8 * MIB;
 /** A write is logged with its data in operations of at most this; atomic is the block, not the request. */
 export const inlineOpBytesMax = 256 * KIB;
 /** Chunks of one bulk operation. */
 export const bulkChunksMax = 64;
-/** Memory for reads and destage that do not go straight to their destination. */
-export const ioPoolBytes = 64 * MIB;
+/** Memory for reads that do not go straight to their destination, and for blocks that are changed in part. */
+export const bounceBufferBytes = 64 * KIB;
+export const bounceBufferCount = 1024;
+/** Decoded index entries in memory, of all volumes together; about 300 bytes each with 64 KiB chunks. */
+export const indexEntriesMax = 128 * 1024;
+/** A read whose data does not match its checksum is looked up again this often, in case it was moved meanwhile. */
+export const readRetriesMax = 3;
+/** Share of log or overlay at which destaging begins, and at which it rests again. */
+export const destageFillStart = 0.6;
+export const destageFillLow = 0.5;
+/** An operation is destaged after this time at the latest, however little there is to do. */
+export const destageAgeMs = 30_000;
+export const destageBatchBytes = 8 * MIB;
+export const destageBatchChunks = 2048;
+export const destageWritesInFlight = 64;
+/** Replaced slots that wait for the log's cut; beyond that the log is cut before it is full. */
+export const retiredChunksMax = 32 * 1024;
+
 export const cacheBytesDefault = 256 * MIB;
 export const cacheBytesMin = 16 * MIB;
 export const columnBytes = 16 * MIB;
@@ -64,8 +82,11 @@ export const columnBytes = 16 * MIB;
 assert(logBytesMin >= 4 * logSegmentBytes, 'the smallest log has four segments');
 assert(inlineOpBytesMax * 2 < logBatchBytes && logBatchBytes <= logSegmentBytes, 'a batch takes several records');
 assert(bulkChunksMax * (8 + (chunkBytesMax / BLOCK_BYTES) * 4) < logBatchBytes, 'the largest bulk record fits a batch');
+assert(chunkBytesMax <= destageBatchBytes, 'a destage batch holds at least one chunk');
+assert(destageFillLow < destageFillStart && destageFillStart < 1, 'destaging begins before the log is full');
 assert(isPowerOfTwo(chunkBytesMin) && isPowerOfTwo(chunkBytesMax), 'chunk limits are powers of two');
 assert(chunkBytesMin % BLOCK_BYTES === 0, 'a chunk is whole blocks');
+assert(nbdInlineBytesMax + 2 * BLOCK_BYTES <= bounceBufferBytes, 'an unaligned inline read fits a bounce buffer');
 assert(columnBytes % chunkBytesMax === 0, 'a column is whole chunks of any size');
 assert(nbdInlineBytesMax * 2 < nbdReceiveBytes, 'an inline payload fits the receive buffer behind its header');
 assert(nbdInlineBytesMax * 4 < nbdReplyBytes, 'several inline replies fit the reply buffer');

@@ -10,27 +10,8 @@
 import { assert } from '../base/assert.ts';
 import { NO_SUM } from '../base/checksum.ts';
 import { getUint64, putUint64 } from '../base/little-endian.ts';
+import type { Location } from '../base/location.ts';
 import type { OpNumber } from '../base/units.ts';
-import { BLOCK_BYTES } from '../base/units.ts';
-
-declare const brand: unique symbol;
-/** A place in mass storage: device number × 2^40 + position on the device in blocks. */
-export type Location = number & { readonly [brand]: 'Location' };
-
-const DEVICE_UNIT = 2 ** 40;
-
-export function locationOf(device: number, positionBytes: number): Location {
-  return (device * DEVICE_UNIT + positionBytes / BLOCK_BYTES) as Location;
-}
-
-export function locationDevice(location: Location): number {
-  return Math.floor(location / DEVICE_UNIT);
-}
-
-/** Position on its device, in bytes. */
-export function locationPosition(location: Location): number {
-  return (location % DEVICE_UNIT) * BLOCK_BYTES;
-}
 
 /** One chunk that has a slot. Never changed once it is in use: a new state is a new entry. */
 export interface ChunkEntry {

@@ -2,8 +2,9 @@
  * The port of the index: a persistent, ordered map with atomic, durable transactions. LMDB implements it in the product,
  * sorted maps in simulations; `test/contract` holds both to the rules below.
  *
- * It holds three kinds of entries and one record:
- *   (volume, chunk) → ChunkEntry     (device, column) → ColumnEntry     volume → VolumeEntry     the IndexState
+ * It holds three kinds of entries and two records:
+ *   (volume, chunk) → ChunkEntry     (device, column) → ColumnEntry     volume → VolumeEntry
+ *   the IndexState, the next volume's number
  *
  * Rules:
  * - A transaction's changes become visible and durable together, in the order in which transactions were committed.
@@ -48,7 +49,6 @@ export interface IndexState {
   readonly cut: LogPosition;
   /** Of the process that opened the node last. */
   readonly epoch: Epoch;
-  readonly nextVolume: VolumeNumber;
 }
 
 /** Changes that are gathered and then committed at once. */
@@ -60,6 +60,8 @@ export interface IndexTransaction {
   putVolume(entry: VolumeEntry): void;
   removeVolume(number: VolumeNumber): void;
   putState(state: IndexState): void;
+  /** The number for the next volume that is made. */
+  putNextVolume(number: VolumeNumber): void;
   /** Completes with 0 when the changes are durable, or with a negative errno. */
   commit(request: IoRequest): void;
 }
@@ -67,6 +69,8 @@ export interface IndexTransaction {
 export interface IndexStore {
   /** Undefined in an index that was just made. */
   state(): IndexState | undefined;
+  /** 1 in an index that was just made. */
+  nextVolume(): VolumeNumber;
   volumes(): Iterable<VolumeEntry>;
   columns(): Iterable<ColumnEntry>;
   chunk(volume: VolumeNumber, chunk: number): ChunkEntry | undefined;

@@ -21,6 +21,7 @@ import { takeSums } from '../base/checksum.ts';
 import { EIO } from '../base/errno.ts';
 import type { BlockFile, IoRequest, Turns } from '../base/io.ts';
 import { logBatchBytes, logBatchCount } from '../base/limits.ts';
+import type { Location } from '../base/location.ts';
 import type { Region, RegionSource } from '../base/memory.ts';
 import { RingQueue } from '../base/ring-queue.ts';
 import type { BlockNumber, Epoch, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
@@ -44,8 +45,11 @@ export interface OpOwner {
 
 /** A chunk as a bulk record names it. */
 export interface BulkChunk {
-  readonly location: number;
+  readonly location: Location;
   readonly sums: Uint32Array;
+  /** The chunk's data in memory, from `dataOffset` on, valid until the operation is committed; absent for zeroes. */
+  readonly data?: Uint8Array;
+  readonly dataOffset: number;
 }
 
 /** An operation that has been appended; a reused object, valid until `committed` returns. */
@@ -76,6 +80,8 @@ export interface BatchMemory {
 export interface Committer {
   /** The operation is in the log and takes effect now; it is called in order of position. */
   committed(op: LoggedOp, memory: BatchMemory): void;
+  /** All operations of a batch have been committed. */
+  batchCommitted(): void;
   /** Room has come free: what was refused by `hasRoom` may try again. */
   roomFreed(): void;
   /** The log has failed and stays so; called once. */
@@ -188,7 +194,9 @@ export class OpLog {
   #committedEnd: LogPosition;
   #durable: LogPosition;
   #cut: LogPosition;
-  #creating = false;
+  /** The segment that is being made. */
+  #creating: Promise<void> | undefined;
+  #closed = false;
   #turnAsked = false;
   #roomRefused = false;
   #failure = 0;
@@ -358,6 +366,12 @@ export class OpLog {
     this.#tellRoom();
   }
 
+  /** Makes no further segment; resolves when the one that is being made is there. What was appended stays. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#creating;
+  }
+
   /** Runs at the end of each turn in which something was appended or durability was asked for. */
   runAtEndOfTurn(): void {
     this.#turnAsked = false;
@@ -394,6 +408,7 @@ export class OpLog {
     batch.opCount = 0;
     batch.usedBytes = 0;
     batch.state = 'free';
+    this.#committer.batchCommitted();
   }
 
   /** Makes sure that `#filling` can take a record of this length, rolling to the next batch or segment if it must. */
@@ -459,19 +474,18 @@ export class OpLog {
 
   /** Has a next segment made before the current one is full. */
   #provideSpare(): void {
-    if (this.#creating || this.#spare.length > 1 || this.#failure !== 0) return;
+    if (this.#creating !== undefined || this.#closed || this.#spare.length > 1 || this.#failure !== 0) return;
     if ((this.segmentCount + 1) * this.segmentBytes > this.limitBytes) return;
-    this.#creating = true;
-    this.#ports.segments.create().then(
+    this.#creating = this.#ports.segments.create().then(
       file => {
-        this.#creating = false;
+        this.#creating = undefined;
         this.#spare.push(file);
         this.#provideSpare();
         this.#tellRoom();
       },
       () => {
         // No space for a further segment: the log goes round in those that it has. Tried again with the next need.
-        this.#creating = false;
+        this.#creating = undefined;
       },
     );
   }

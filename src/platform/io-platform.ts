@@ -50,6 +50,8 @@ export interface Listener {
 
 export interface IoPlatform extends Turns, Clock, RegionSource {
   readonly kind: IoKind;
+  /** Why this kind runs, for the status page. */
+  readonly kindReason: string;
   openFile(options: OpenFileOptions): Promise<PlatformFile>;
   /** `accepted` is called with each connection; TCP ones have TCP_NODELAY set. Rejects with `address-in-use` … */
   listen(address: ListenAddress, accepted: (stream: Stream) => void): Promise<Listener>;

@@ -1,0 +1,200 @@
+// `Ring` for JavaScript: a ring, its memory as ArrayBuffers, and its eventfd on Node's loop.
+//
+//   new Ring(kind: 0 io_uring | 1 threads, entries, threads, wake: () => void)   throws with `errno` set
+//   .submissions, .completions: ArrayBuffer     .enter(count, spinMicros)  .arm()  .close()
+//
+// A ring's native side (RingHandle) outlives the JavaScript object until libuv has let go of the eventfd. Whichever
+// comes first ends it: close(), or the end of the environment while I/O is under way.
+#include <unistd.h>
+#include <uv.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "assert.h"
+#include "binding.h"
+#include "ring.h"
+
+namespace sledge {
+
+class RingHandle {
+ public:
+  RingHandle(Napi::Env env, std::unique_ptr<Ring> ring, Napi::Function wake)
+      : ring_(std::move(ring)), env_(env), context_(env, "sledge:ring"), wake_(Napi::Persistent(wake)) {}
+
+  // 0 or a libuv error.
+  int Open() {
+    uv_loop_t* loop = nullptr;
+    if (napi_get_uv_event_loop(env_, &loop) != napi_ok) return UV_EINVAL;
+    int error = uv_poll_init(loop, &poll_, ring_->eventFd());
+    if (error != 0) return error;
+    poll_.data = this;
+    error = uv_poll_start(&poll_, UV_READABLE, OnReadable);
+    SLEDGE_ASSERT(error == 0, "an eventfd can be polled");
+    napi_status status = napi_add_async_cleanup_hook(env_, OnEnvironmentEnd, this, &hook_);
+    SLEDGE_ASSERT(status == napi_ok, "a cleanup hook can be added");
+    EnvironmentOf(env_)->rings.insert(this);
+    QuiesceFirstAtExit(env_);
+    return 0;
+  }
+
+  Ring* ring() const { return ring_.get(); }
+
+  // Nothing is under way afterwards, or the ring is given up together with the memory it may still use.
+  void Quiesce(Environment* environment) {
+    if (quiesced_) return;
+    quiesced_ = true;
+    if (ring_->Quiesce()) return;
+    environment->keepRegions = true;
+    keepRing_ = true;
+  }
+
+  // `*owner` is where the JavaScript side keeps its pointer: cleared, since this object is gone soon.
+  void Close() {
+    if (closing_) return;
+    closing_ = true;
+    if (owner_ != nullptr) *owner_ = nullptr;
+    auto& environment = EnvironmentOf(env_);
+    Quiesce(environment.get());
+    environment->rings.erase(this);
+    wake_.Reset();
+    uv_poll_stop(&poll_);
+    uv_close(reinterpret_cast<uv_handle_t*>(&poll_), [](uv_handle_t* handle) {
+      auto* self = static_cast<RingHandle*>(handle->data);
+      napi_remove_async_cleanup_hook(self->hook_);
+      if (self->keepRing_) self->ring_.release();
+      delete self;
+    });
+  }
+
+  void SetOwner(RingHandle** owner) { owner_ = owner; }
+
+ private:
+  static void OnEnvironmentEnd(napi_async_cleanup_hook_handle, void* data) { static_cast<RingHandle*>(data)->Close(); }
+
+  static void OnReadable(uv_poll_t* poll, int, int) {
+    auto* self = static_cast<RingHandle*>(poll->data);
+    uint64_t count;
+    if (read(self->ring_->eventFd(), &count, sizeof count) < 0 && errno == EAGAIN) return;
+    self->ring_->Disarm();
+    self->Wake();
+  }
+
+  // By the plain C interface, since a worker that is being terminated refuses the call without any exception.
+  void Wake() {
+    Napi::HandleScope scope(env_);
+    napi_value result;
+    napi_status status = napi_make_callback(env_, context_, env_.Global(), wake_.Value(), 0, nullptr, &result);
+    if (status == napi_ok || !env_.IsExceptionPending()) return;
+    napi_value error;
+    if (napi_get_and_clear_last_exception(env_, &error) == napi_ok) napi_fatal_exception(env_, error);
+  }
+
+  std::unique_ptr<Ring> ring_;
+  Napi::Env env_;
+  Napi::AsyncContext context_;
+  Napi::FunctionReference wake_;
+  uv_poll_t poll_;
+  napi_async_cleanup_hook_handle hook_ = nullptr;
+  RingHandle** owner_ = nullptr;
+  bool closing_ = false;
+  bool quiesced_ = false;
+  bool keepRing_ = false;
+};
+
+void QuiesceRings(Environment* environment) {
+  for (RingHandle* ring : environment->rings) ring->Quiesce(environment);
+}
+
+namespace {
+
+class RingObject : public Napi::ObjectWrap<RingObject> {
+ public:
+  static Napi::Function Define(Napi::Env env) {
+    return DefineClass(env, "Ring",
+                       {InstanceMethod<&RingObject::Enter>("enter"), InstanceMethod<&RingObject::Arm>("arm"),
+                        InstanceMethod<&RingObject::Close>("close")});
+  }
+
+  explicit RingObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+    Napi::Env env = info.Env();
+    uint32_t kind, entries, threads;
+    if (!ToUint32(env, info[0], &kind) || !ToUint32(env, info[1], &entries) || !ToUint32(env, info[2], &threads)) return;
+    if (!info[3].IsFunction() || kind > 1 || entries == 0 || entries > 32768 || (entries & (entries - 1)) != 0 ||
+        (kind == 1 && (threads == 0 || threads > 256))) {
+      ThrowTypeError(env, "Ring(kind, entries, threads, wake)");
+      return;
+    }
+    int error = 0;
+    auto ring = kind == 0 ? MakeKernelRing(entries, &error) : MakeThreadRing(entries, threads, &error);
+    if (!ring) {
+      Fail(env, error);
+      return;
+    }
+    Napi::Object self = info.This().As<Napi::Object>();
+    self.Set("submissions", Share(env, ring->submissionMapping(), ring->submissions(), ring->submissionCount() * 64u));
+    self.Set("completions", Share(env, ring->completionMapping(), ring->completions(), ring->completionCount() * 16u));
+    auto handle = std::make_unique<RingHandle>(env, std::move(ring), info[3].As<Napi::Function>());
+    error = handle->Open();
+    if (error != 0) {
+      Fail(env, -error);
+      return;
+    }
+    handle_ = handle.release();
+    handle_->SetOwner(&handle_);
+  }
+
+  ~RingObject() override {
+    if (handle_ != nullptr) handle_->SetOwner(nullptr);
+  }
+
+ private:
+  static void Fail(Napi::Env env, int error) {
+    Napi::Error failure = Napi::Error::New(env, std::strerror(error));
+    failure.Value().Set("errno", Napi::Number::New(env, error));
+    failure.ThrowAsJavaScriptException();
+  }
+
+  static Napi::Value Share(Napi::Env env, const std::shared_ptr<Mapping>& mapping, uint8_t* address, size_t bytes) {
+    return Napi::ArrayBuffer::New(
+        env, address, bytes, [](Napi::Env, void*, std::shared_ptr<Mapping>* kept) { delete kept; },
+        new std::shared_ptr<Mapping>(mapping));
+  }
+
+  Ring* Opened(Napi::Env env) {
+    if (handle_ != nullptr) return handle_->ring();
+    ThrowTypeError(env, "the ring is closed");
+    return nullptr;
+  }
+
+  Napi::Value Enter(const Napi::CallbackInfo& info) {
+    Napi::Env env = info.Env();
+    uint32_t count, spinMicros;
+    if (!ToUint32(env, info[0], &count) || !ToUint32(env, info[1], &spinMicros)) return env.Undefined();
+    Ring* ring = Opened(env);
+    if (ring == nullptr) return env.Undefined();
+    if (count > ring->submissionCount() || spinMicros > 1'000'000) {
+      ThrowTypeError(env, "enter(count, spinMicros): out of range");
+      return env.Undefined();
+    }
+    return Napi::Number::New(env, ring->Enter(count, spinMicros));
+  }
+
+  Napi::Value Arm(const Napi::CallbackInfo& info) {
+    Napi::Env env = info.Env();
+    Ring* ring = Opened(env);
+    return ring == nullptr ? env.Undefined() : Napi::Number::New(env, ring->Arm());
+  }
+
+  void Close(const Napi::CallbackInfo& info) {
+    if (Opened(info.Env()) != nullptr) handle_->Close();
+  }
+
+  RingHandle* handle_ = nullptr;
+};
+
+}  // namespace
+
+void InitializeRing(Napi::Env env, Napi::Object exports) { exports.Set("Ring", RingObject::Define(env)); }
+
+}  // namespace sledge

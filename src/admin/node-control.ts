@@ -1,0 +1,129 @@
+/**
+ * What the control plane needs of a running node: its volumes, changes to them, and how it is doing. The node
+ * implements this (`src/node/`), the control server calls it, and `sledge volume` and `sledge status` show the answers.
+ *
+ * Everything here is plain data that goes through JSON unchanged: numbers are safe integers or finite fractions, times
+ * are ISO 8601 strings, nothing is undefined. Calls that change something reject with a `SledgeError`; calls that only
+ * look are synchronous, cheap (no I/O) and never throw.
+ */
+import type { IoKind, ListenAddress } from '../platform/io-platform.ts';
+
+export type AckRule = 'written' | 'durable';
+
+/** One thing that is wrong: `what` and `why` are sentences for humans, `todo` says what to do about it. */
+export interface Problem {
+  readonly severity: 'warning' | 'error';
+  readonly what: string;
+  readonly why: string;
+  readonly todo: string;
+}
+
+export interface VolumeInfo {
+  readonly name: string;
+  /** Of this node, from 1, never used again. */
+  readonly number: number;
+  readonly sizeBytes: number;
+  readonly chunkBytes: number;
+  readonly ack: AckRule;
+  readonly readOnly: boolean;
+  /** What it takes of mass storage. */
+  readonly allocatedBytes: number;
+  /** Number of the newest operation; 0 before the first. */
+  readonly lastOp: number;
+  readonly epoch: number;
+  /** Clients in the transmission phase. */
+  readonly connections: number;
+  readonly createdAt: string;
+  readonly problems: readonly Problem[];
+}
+
+export interface CreateVolumeRequest {
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly chunkBytes: number;
+  readonly ack: AckRule;
+  readonly readOnly: boolean;
+}
+
+export interface DeviceStatus {
+  readonly name: string;
+  readonly path: string;
+  readonly kind: 'file' | 'block device';
+  readonly sizeBytes: number;
+  readonly usedBytes: number;
+  readonly alignmentBytes: number;
+  readonly state: 'ok' | 'degraded' | 'failed' | 'missing';
+  readonly errors: { readonly read: number; readonly write: number; readonly checksum: number };
+}
+
+/** Microseconds; all 0 while nothing was measured. */
+export interface LatencySummary {
+  readonly p50: number;
+  readonly p95: number;
+  readonly p99: number;
+  readonly p999: number;
+  readonly max: number;
+}
+
+export interface CommandStatus {
+  /** As in NBD: `read`, `write`, `flush`, `trim`, `writeZeroes`, `cache`, `blockStatus`. */
+  readonly command: string;
+  /** Since the start. */
+  readonly count: number;
+  readonly errors: number;
+  readonly bytes: number;
+  /** Over the last seconds (about ten). */
+  readonly perSecond: number;
+  readonly bytesPerSecond: number;
+  /** From the arrival of a request to its reply, since the start. */
+  readonly latencyUs: LatencySummary;
+}
+
+export interface NodeStatus {
+  /** `failed`: some volume cannot be written or read; `degraded`: everything is served, but something needs a hand. */
+  readonly health: 'ok' | 'degraded' | 'failed';
+  readonly problems: readonly Problem[];
+  readonly version: string;
+  readonly pid: number;
+  readonly dataDirectory: string;
+  readonly formatVersion: number;
+  readonly startedAt: string;
+  readonly uptimeSeconds: number;
+  /** `why` says why this one was taken: the default, asked for, or what io_uring lacks on this host. */
+  readonly io: { readonly kind: IoKind; readonly why: string };
+  readonly log: {
+    readonly usedBytes: number;
+    readonly limitBytes: number;
+    readonly segments: number;
+    /** Null before the first. */
+    readonly lastSyncAt: string | null;
+  };
+  readonly cache: {
+    readonly usedBytes: number;
+    readonly limitBytes: number;
+    readonly hits: number;
+    readonly misses: number;
+  };
+  readonly index: { readonly sizeBytes: number };
+  readonly devices: readonly DeviceStatus[];
+  readonly volumes: readonly VolumeInfo[];
+  readonly addresses: readonly ListenAddress[];
+  readonly tls: 'off' | 'offer' | 'require';
+  readonly connections: number;
+  readonly commands: readonly CommandStatus[];
+  /** How late the event loop ran its turns: what stalls every client at once. */
+  readonly eventLoopDelayUs: LatencySummary;
+}
+
+export interface NodeControl {
+  /** In order of name. */
+  volumes(): VolumeInfo[];
+  volume(name: string): VolumeInfo | undefined;
+  /** Rejects with `volume-exists`, `volume-limit`, `bad-name`, `bad-size`, `no-space`, `io` or `shutting-down`. */
+  createVolume(request: CreateVolumeRequest): Promise<VolumeInfo>;
+  /** Rejects with `volume-unknown`, `shrink-refused`, `bad-size`, `io` or `shutting-down`; the same size is no change. */
+  growVolume(name: string, sizeBytes: number): Promise<VolumeInfo>;
+  /** Rejects with `volume-unknown`, `volume-busy`, `io` or `shutting-down`. */
+  deleteVolume(name: string): Promise<void>;
+  status(): NodeStatus;
+}

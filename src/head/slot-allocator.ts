@@ -1,0 +1,375 @@
+/**
+ * Who has which column, and which slots of it are in use. The head allocates slots for bulk writes and for destage, and
+ * gives them back when nothing refers to them any more.
+ *
+ * Each column keeps two bitmaps: `indexed`, the slots that the index refers to, which is what a transaction stores; and
+ * `used`, those and besides the slots that only log, overlay or a write under way refer to, plus the retired ones.
+ *
+ * Invariants:
+ * - A slot is handed out only while nothing can read or replay it: a slot that lost its last reference stays *retired*
+ *   until the log's cut has passed every record that names it.
+ * - `indexed` is a subset of `used`; both belong to the column's one volume.
+ * - A column without a used slot goes back to its device, and its space with it.
+ */
+import { assert } from '../base/assert.ts';
+import { columnBytes } from '../base/limits.ts';
+import type { Location } from '../base/location.ts';
+import { locationDevice, locationOf, locationPosition } from '../base/location.ts';
+import { RingQueue } from '../base/ring-queue.ts';
+import type { LogPosition, VolumeNumber } from '../base/units.ts';
+import type { ColumnEntry, IndexTransaction } from '../index/index-store.ts';
+import type { Device } from '../sled/device.ts';
+
+/** What the allocator asks for when space has come free. */
+export interface SpaceReturn {
+  /** The range of a device holds nothing any more. */
+  discard(location: Location, lengthBytes: number): void;
+}
+
+interface Column {
+  readonly device: Device;
+  readonly number: number;
+  volume: VolumeNumber;
+  chunkBytes: number;
+  slotCount: number;
+  indexed: Uint32Array;
+  used: Uint32Array;
+  usedCount: number;
+  /** Where the search for a free slot goes on. */
+  cursor: number;
+  /** In `open` of its volume. */
+  listed: boolean;
+}
+
+interface VolumeSpace {
+  readonly chunkBytes: number;
+  usedSlots: number;
+  /** Columns that may have a free slot; the last one is filled first. */
+  readonly open: Column[];
+}
+
+interface DeviceSpace {
+  readonly device: Device;
+  /** Free columns, highest first, so that the lowest is taken from the end. */
+  readonly free: number[];
+}
+
+interface Retired {
+  readonly location: Location;
+  readonly until: LogPosition;
+  /** Its content was dropped by the client (trim, zero, delete), not replaced: give the space back at once. */
+  readonly dropped: boolean;
+}
+
+const DEVICE_UNIT = 2 ** 32;
+
+export class SlotAllocator {
+  readonly #columns = new Map<number, Column>();
+  readonly #volumes = new Map<VolumeNumber, VolumeSpace>();
+  readonly #devices: DeviceSpace[] = [];
+  readonly #retired = new RingQueue<Retired>();
+  readonly #changed = new Set<Column>();
+  readonly #returned = new Map<number, Column>();
+  readonly #space: SpaceReturn;
+
+  constructor(space: SpaceReturn) {
+    this.#space = space;
+  }
+
+  /** A device whose columns may be reserved; columns that are in use are announced with `loadColumn` afterwards. */
+  addDevice(device: Device): void {
+    const free = Array.from({ length: device.columnCount }, (_, i) => device.columnCount - 1 - i);
+    this.#devices.push({ device, free });
+  }
+
+  /** Takes in a column as the index has it. */
+  loadColumn(device: Device, entry: ColumnEntry): void {
+    const column = this.#reserve(device, entry.column, entry.volume, entry.chunkBytes);
+    for (let slot = 0; slot < column.slotCount; slot++) {
+      if (!testBit(entry.slots, slot)) continue;
+      setBit(column.indexed, slot);
+      this.#use(column, slot);
+      this.#spaceOf(entry.volume, entry.chunkBytes).usedSlots++;
+    }
+  }
+
+  /** After all columns were loaded: takes them out of the lists of free ones. */
+  loaded(): void {
+    for (const space of this.#devices) {
+      const inUse = new Set<number>();
+      for (const column of this.#columns.values()) if (column.device === space.device) inUse.add(column.number);
+      if (inUse.size === 0) continue;
+      const free = space.free.filter(number => !inUse.has(number));
+      space.free.length = 0;
+      for (const number of free) space.free.push(number);
+    }
+  }
+
+  /** After recovery: columns that were reserved and in which nothing is go back. */
+  settle(): void {
+    for (const column of [...this.#columns.values()]) if (column.usedCount === 0) this.#giveBack(column);
+  }
+
+  /** Bytes of mass storage that a volume's slots take, retired ones not counted. */
+  usedBytes(volume: VolumeNumber): number {
+    const space = this.#volumes.get(volume);
+    return space === undefined ? 0 : space.usedSlots * space.chunkBytes;
+  }
+
+  get freeColumns(): number {
+    return this.#devices.reduce((sum, space) => sum + (space.device.failure === undefined ? space.free.length : 0), 0);
+  }
+
+  freeColumnsOf(device: Device): number {
+    return this.#devices.find(space => space.device === device)?.free.length ?? 0;
+  }
+
+  get retiredCount(): number {
+    return this.#retired.length;
+  }
+
+  /** A slot for one chunk of the volume; undefined when all devices are full. Slots follow one another if they can. */
+  allocate(volume: VolumeNumber, chunkBytes: number): Location | undefined {
+    const space = this.#spaceOf(volume, chunkBytes);
+    for (let column = space.open.at(-1); column !== undefined; column = space.open.at(-1)) {
+      const slot = column.device.failure === undefined ? this.#freeSlot(column) : -1;
+      if (slot >= 0) {
+        this.#use(column, slot);
+        space.usedSlots++;
+        return this.#location(column, slot);
+      }
+      column.listed = false;
+      space.open.pop();
+    }
+    const column = this.#newColumn(volume, chunkBytes);
+    if (column === undefined) return undefined;
+    this.#open(space, column);
+    return this.allocate(volume, chunkBytes);
+  }
+
+  /** Recovery: a log record names this slot, so it is in use whatever the index says. Counted once. */
+  adopt(location: Location, volume: VolumeNumber, chunkBytes: number, device: Device): void {
+    const number = device.columnAt(locationPosition(location));
+    let column = this.#columns.get(device.number * DEVICE_UNIT + number);
+    if (column !== undefined && column.volume !== volume) {
+      assert(column.usedCount === 0, 'a column has one volume');
+      this.#forget(column);
+      column = undefined;
+    }
+    if (column === undefined) {
+      const space = this.#devices.find(candidate => candidate.device === device);
+      assert(space !== undefined, 'the device of a record is there');
+      const at = space.free.indexOf(number);
+      assert(at >= 0, 'a column that nobody has is free');
+      space.free.splice(at, 1);
+      column = this.#reserve(device, number, volume, chunkBytes);
+      this.#changed.add(column);
+    }
+    const slot = this.#slotOf(column, location);
+    if (testBit(column.used, slot)) return;
+    this.#use(column, slot);
+    this.#spaceOf(volume, chunkBytes).usedSlots++;
+  }
+
+  /** The index refers to this slot from the next transaction on. */
+  markIndexed(location: Location): void {
+    const column = this.#columnOf(location);
+    const slot = this.#slotOf(column, location);
+    assert(testBit(column.used, slot), 'what the index refers to is in use');
+    setBit(column.indexed, slot);
+    this.#changed.add(column);
+  }
+
+  /** The index does not refer to this slot any more from the next transaction on. */
+  unmarkIndexed(location: Location): void {
+    const column = this.#columnOf(location);
+    const slot = this.#slotOf(column, location);
+    assert(testBit(column.indexed, slot), 'only what is indexed is unmarked');
+    clearBit(column.indexed, slot);
+    this.#changed.add(column);
+  }
+
+  /** Adds the changed columns to a transaction that is about to be committed. */
+  store(transaction: IndexTransaction): void {
+    for (const [key, column] of this.#returned) {
+      if (!this.#columns.has(key)) transaction.removeColumn(column.device.number, column.number);
+    }
+    this.#returned.clear();
+    for (const column of this.#changed) {
+      transaction.putColumn({
+        device: column.device.number,
+        column: column.number,
+        volume: column.volume,
+        chunkBytes: column.chunkBytes,
+        slots: column.indexed.slice(),
+      });
+    }
+    this.#changed.clear();
+  }
+
+  /**
+   * Nothing refers to the slot any more, but records below `until` may name it: it comes free with the cut.
+   */
+  retire(location: Location, until: LogPosition, dropped: boolean): void {
+    const column = this.#columnOf(location);
+    assert(testBit(column.used, this.#slotOf(column, location)), 'a slot is retired once');
+    this.#spaceOf(column.volume, column.chunkBytes).usedSlots--;
+    this.#retired.push({ location, until, dropped });
+  }
+
+  /** A slot that no record ever named: free at once. */
+  release(location: Location): void {
+    const column = this.#columnOf(location);
+    this.#spaceOf(column.volume, column.chunkBytes).usedSlots--;
+    this.#free(location, false);
+  }
+
+  /** The log was cut here: what was retired before is free. */
+  cutPassed(cut: LogPosition): void {
+    for (let next = this.#retired.peek(); next !== undefined && next.until <= cut; next = this.#retired.peek()) {
+      this.#retired.shift();
+      this.#free(next.location, next.dropped);
+    }
+  }
+
+  #free(location: Location, dropped: boolean): void {
+    const column = this.#columnOf(location);
+    const slot = this.#slotOf(column, location);
+    assert(testBit(column.used, slot) && !testBit(column.indexed, slot), 'a slot is freed once, and out of the index');
+    clearBit(column.used, slot);
+    column.usedCount--;
+    column.cursor = Math.min(column.cursor, slot);
+    if (column.usedCount === 0) {
+      this.#giveBack(column);
+    } else {
+      this.#open(this.#spaceOf(column.volume, column.chunkBytes), column);
+      if (dropped) this.#space.discard(location, column.chunkBytes);
+    }
+  }
+
+  #giveBack(column: Column): void {
+    this.#forget(column);
+    const space = this.#devices.find(candidate => candidate.device === column.device);
+    assert(space !== undefined, 'a column is on a device');
+    insertDescending(space.free, column.number);
+    this.#space.discard(this.#location(column, 0), columnBytes);
+  }
+
+  #forget(column: Column): void {
+    const key = column.device.number * DEVICE_UNIT + column.number;
+    this.#columns.delete(key);
+    this.#changed.delete(column);
+    this.#returned.set(key, column);
+    const open = this.#volumes.get(column.volume)?.open;
+    const at = open?.indexOf(column) ?? -1;
+    if (at >= 0) open!.splice(at, 1);
+  }
+
+  #newColumn(volume: VolumeNumber, chunkBytes: number): Column | undefined {
+    let best: DeviceSpace | undefined;
+    for (const space of this.#devices) {
+      if (space.device.failure !== undefined || space.free.length === 0) continue;
+      if (best === undefined || space.free.length > best.free.length) best = space;
+    }
+    if (best === undefined) return undefined;
+    const column = this.#reserve(best.device, best.free.pop()!, volume, chunkBytes);
+    this.#changed.add(column);
+    return column;
+  }
+
+  #reserve(device: Device, number: number, volume: VolumeNumber, chunkBytes: number): Column {
+    const slotCount = columnBytes / chunkBytes;
+    const words = Math.ceil(slotCount / 32);
+    const column: Column = {
+      device,
+      number,
+      volume,
+      chunkBytes,
+      slotCount,
+      indexed: new Uint32Array(words),
+      used: new Uint32Array(words),
+      usedCount: 0,
+      cursor: 0,
+      listed: false,
+    };
+    const key = device.number * DEVICE_UNIT + number;
+    assert(!this.#columns.has(key), 'a column is reserved once');
+    this.#columns.set(key, column);
+    this.#open(this.#spaceOf(volume, chunkBytes), column);
+    return column;
+  }
+
+  #open(space: VolumeSpace, column: Column): void {
+    if (column.listed) return;
+    column.listed = true;
+    space.open.push(column);
+  }
+
+  #use(column: Column, slot: number): void {
+    setBit(column.used, slot);
+    column.usedCount++;
+  }
+
+  #freeSlot(column: Column): number {
+    for (let slot = column.cursor; slot < column.slotCount; slot++) {
+      if (testBit(column.used, slot)) continue;
+      column.cursor = slot + 1;
+      return slot;
+    }
+    column.cursor = column.slotCount;
+    return -1;
+  }
+
+  #spaceOf(volume: VolumeNumber, chunkBytes: number): VolumeSpace {
+    let space = this.#volumes.get(volume);
+    if (space === undefined) {
+      space = { chunkBytes, usedSlots: 0, open: [] };
+      this.#volumes.set(volume, space);
+    }
+    return space;
+  }
+
+  #columnOf(location: Location): Column {
+    const device = this.#devices.find(space => space.device.number === locationDevice(location))?.device;
+    assert(device !== undefined, 'a location is on a device that is there');
+    const number = device.columnAt(locationPosition(location));
+    const column = this.#columns.get(device.number * DEVICE_UNIT + number);
+    assert(column !== undefined, 'a slot in use is in a reserved column');
+    return column;
+  }
+
+  #slotOf(column: Column, location: Location): number {
+    const offset = locationPosition(location) - column.device.columnPosition(column.number);
+    assert(offset % column.chunkBytes === 0, 'a location is the start of a slot');
+    return offset / column.chunkBytes;
+  }
+
+  #location(column: Column, slot: number): Location {
+    const position = column.device.columnPosition(column.number) + slot * column.chunkBytes;
+    return locationOf(column.device.number, position);
+  }
+}
+
+function testBit(bits: Uint32Array, index: number): boolean {
+  return (bits[index >>> 5] & (1 << (index & 31))) !== 0;
+}
+
+function setBit(bits: Uint32Array, index: number): void {
+  bits[index >>> 5] |= 1 << (index & 31);
+}
+
+function clearBit(bits: Uint32Array, index: number): void {
+  bits[index >>> 5] &= ~(1 << (index & 31));
+}
+
+/** Keeps a list that is sorted from high to low so. */
+function insertDescending(list: number[], value: number): void {
+  let low = 0;
+  let high = list.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (list[middle] > value) low = middle + 1;
+    else high = middle;
+  }
+  list.splice(low, 0, value);
+}

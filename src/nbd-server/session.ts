@@ -1,0 +1,410 @@
+/**
+ * One connection from accept to end: the stream, its memory, and the phases that it goes through.
+ *
+ * ```
+ *  handshake ──GO──▶ transmission ──DISC, end of stream, drain──▶ finishing ──all answered, all sent──▶ lingering
+ *      │ ▲                 │                                          │                                    │
+ *      ▼ │ TLS             └──────── violation, I/O error, time limit ┴────────────▶ closing ◀─────────────┘
+ *  upgrading                                                                            │
+ *                                                                                       ▼ no I/O, nothing in flight
+ *                                                                                     ended: memory and blocks are back
+ * ```
+ * - finishing: no request is taken any more; those in flight are answered and sent.
+ * - lingering: our half is shut down; what the client still sends is dropped until it closes or a second has passed, since
+ *   closing on unread bytes would make TCP throw away the last replies.
+ * - closing: the stream is closed; what is under way completes with an error, what is in flight is not answered.
+ *
+ * The session does its work in turns of the loop: bytes are parsed as they arrive, replies of one turn leave in one send
+ * at its end. At most one receive and one send are under way; no receive is posted while the transmission is blocked.
+ */
+import { assert } from '../base/assert.ts';
+import type { CancelTimer, Clock, IoRequest, Turns, TurnTask } from '../base/io.ts';
+import { nbdHandshakeTimeoutMs } from '../base/limits.ts';
+import type { ExportTable, SessionHandle } from './exported-volume.ts';
+import { type Agreement, Handshake, type HandshakePorts } from './handshake.ts';
+import type { Logger } from './logger.ts';
+import type { PayloadPool } from './payload-pool.ts';
+import { ReceiveBuffer } from './receive-buffer.ts';
+import { ReplyQueue, type ReplyQueueOwner } from './reply-queue.ts';
+import type { SessionMemory } from './session-memory.ts';
+import type { ConnectionSnapshot, ServerStatistics } from './statistics.ts';
+import type { Stream } from './stream.ts';
+import * as phase from './transmission.ts';
+import { Transmission, type TransmissionOwner } from './transmission.ts';
+
+/** How long the client may take to close after we have. */
+const LINGER_MS = 1000;
+/** A client that neither takes its replies nor sends its payload for so long holds memory for nothing. */
+export const STALL_TIMEOUT_MS = 60_000;
+
+export interface SessionPorts {
+  readonly turns: Turns;
+  readonly clock: Clock;
+  readonly exports: ExportTable;
+  readonly handshake: HandshakePorts;
+  readonly pool: PayloadPool;
+  readonly statistics: ServerStatistics;
+  readonly log: Logger;
+  /** Takes the stream over; rejects after having closed it. */
+  readonly upgrade: ((stream: Stream) => Promise<Stream>) | undefined;
+  readonly ended: (session: Session) => void;
+}
+
+type Phase = 'handshake' | 'upgrading' | 'transmission' | 'finishing' | 'lingering' | 'closing' | 'ended';
+
+export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOwner, TransmissionOwner {
+  readonly memory: SessionMemory;
+  readonly #ports: SessionPorts;
+  readonly #input: ReceiveBuffer;
+  readonly #queue: ReplyQueue;
+  readonly #handshake: Handshake;
+  #stream: Stream;
+  #transmission: Transmission | undefined;
+  #phase: Phase = 'handshake';
+  /** STARTTLS was acknowledged: the upgrade begins when the reply is out. */
+  #upgradeWanted = false;
+  /** The stream is the upgrade's: not ours to close. */
+  #streamLent = false;
+  #receiving = false;
+  /** The receive under way goes into the pool. */
+  #receivingPayload = false;
+  /** Parsing waits for a request to complete, a reply to be sent or a block of the pool. */
+  #blocked = false;
+  #inputEnded = false;
+  #draining = false;
+  #turnAsked = false;
+  #turnMs = -1;
+  #cancelTimer: CancelTimer;
+  /** Sum of what has moved, and when it last changed: see `checkStall`. */
+  #progressSeen = 0;
+  #progressMs = 0;
+  #receiveCount = 0;
+
+  constructor(ports: SessionPorts, stream: Stream, memory: SessionMemory) {
+    this.#ports = ports;
+    this.#stream = stream;
+    this.memory = memory;
+    this.#input = new ReceiveBuffer(memory.receive);
+    this.#queue = new ReplyQueue(this, ports.pool, memory.replies);
+    this.#handshake = new Handshake(ports.handshake, stream.encrypted);
+    this.#cancelTimer = ports.clock.after(nbdHandshakeTimeoutMs, () => this.#timeOut());
+  }
+
+  get peer(): string {
+    return this.#stream.peer;
+  }
+
+  snapshot(): ConnectionSnapshot {
+    return {
+      peer: this.peer,
+      encrypted: this.#stream.encrypted,
+      phase: this.#phase,
+      exportName: this.#transmission?.volume.name ?? '',
+      inFlight: this.#transmission?.inFlight ?? 0,
+    };
+  }
+
+  get inFlight(): number {
+    return this.#transmission?.inFlight ?? 0;
+  }
+
+  start(): void {
+    this.#handshake.greet(this.#queue.filling);
+    this.#askForTurn();
+    this.#receive();
+  }
+
+  // --- turns ---------------------------------------------------------------------------------------------------------
+
+  /** Time of this turn, read once: latencies are exact to a turn. */
+  turnMs(): number {
+    if (this.#turnMs < 0) {
+      this.#turnMs = this.#ports.clock.nowMs();
+      this.#askForTurn();
+    }
+    return this.#turnMs;
+  }
+
+  progressed(): void {
+    this.#askForTurn();
+  }
+
+  repliesSent(): void {
+    this.#askForTurn();
+  }
+
+  #askForTurn(): void {
+    if (this.#turnAsked || this.#phase === 'ended') return;
+    this.#turnAsked = true;
+    this.#ports.turns.atEndOfTurn(this);
+  }
+
+  runAtEndOfTurn(): void {
+    if (this.#phase === 'ended') return;
+    // Until the last line `#turnAsked` stays set: what happens in here is looked at in here.
+    if (this.#phase !== 'closing') {
+      if (this.#blocked) this.#consume();
+      if (this.#queue.flush(this.#stream) && this.#blocked) this.#consume();
+    }
+    this.#turnAsked = false;
+    this.#turnMs = -1;
+    if (this.#upgradeWanted && this.#queue.idle && !this.#receiving) this.#upgrade();
+    if (this.#draining && this.#phase === 'transmission' && this.inFlight === 0) this.#finish();
+    if (this.#phase === 'finishing') this.#checkFinished();
+    if (this.#phase === 'closing') this.#checkEnded();
+    // A consume after the flush may have laid more.
+    else if (!this.#queue.sending && !this.#queue.idle) this.#askForTurn();
+  }
+
+  // --- receiving -----------------------------------------------------------------------------------------------------
+
+  #receive(): void {
+    if (this.#receiving || this.#inputEnded) return;
+    const input = this.#input;
+    input.makeRoom();
+    assert(input.room > 0, 'there is room to receive');
+    this.#receiving = true;
+    this.#receivingPayload = false;
+    this.#stream.receive(input.region, input.end, input.room, this);
+  }
+
+  #receivePayload(transmission: Transmission): void {
+    if (this.#receiving || this.#inputEnded) return;
+    this.#receiving = true;
+    this.#receivingPayload = true;
+    const { payloadRegion, payloadOffset, payloadMissing } = transmission;
+    this.#stream.receive(payloadRegion, payloadOffset, payloadMissing, this);
+  }
+
+  ioCompleted(result: number): void {
+    this.#receiving = false;
+    this.#receiveCount += 1;
+    if (this.#phase === 'closing') {
+      this.#askForTurn();
+    } else if (result <= 0) {
+      this.#endOfInput(result);
+    } else if (this.#phase === 'finishing' || this.#phase === 'lingering') {
+      this.#input.clear();
+      this.#receive();
+    } else {
+      if (this.#receivingPayload) this.#transmission!.payloadReceived(result);
+      else this.#input.end += result;
+      this.#consume();
+    }
+  }
+
+  #endOfInput(result: number): void {
+    this.#inputEnded = true;
+    if (result < 0 || this.#phase === 'lingering') this.#close();
+    else this.#finish();
+  }
+
+  /** Takes what can be taken of the input, and receives more unless blocked. */
+  #consume(): void {
+    this.#blocked = false;
+    if (this.#phase === 'handshake') this.#consumeHandshake();
+    if (this.#phase === 'transmission') this.#consumeRequests(this.#transmission!);
+  }
+
+  #consumeRequests(transmission: Transmission): void {
+    switch (transmission.consume(this.#input)) {
+      case phase.NEEDS_BYTES:
+        this.#receive();
+        break;
+      case phase.NEEDS_PAYLOAD:
+        this.#receivePayload(transmission);
+        break;
+      case phase.BLOCKED:
+        this.#blocked = true;
+        this.#askForTurn();
+        break;
+      case phase.DISCONNECT:
+        this.#finish();
+        break;
+      default:
+        this.#violation('a request that breaks the protocol');
+    }
+  }
+
+  #consumeHandshake(): void {
+    const input = this.#input;
+    const { view, bytes } = input.region;
+    for (;;) {
+      const outcome = this.#handshake.step(view, bytes, input.start, input.available, this.#queue.filling);
+      input.start += this.#handshake.consumed;
+      this.#askForTurn();
+      switch (outcome.kind) {
+        case 'continue':
+          break;
+        case 'needsBytes':
+          this.#receive();
+          return;
+        case 'needsRoom':
+          this.#blocked = true;
+          return;
+        case 'startTls':
+          // Anything behind STARTTLS in clear was put there by someone who hopes that it counts as encrypted.
+          if (input.available > 0) this.#violation('bytes in clear behind STARTTLS');
+          else this.#upgradeWanted = true;
+          return;
+        case 'transmission':
+          this.#enter(outcome.agreement);
+          return;
+        case 'abort':
+          this.#finish();
+          return;
+        default:
+          this.#violation(outcome.reason);
+          return;
+      }
+    }
+  }
+
+  // --- phases --------------------------------------------------------------------------------------------------------
+
+  #enter(agreement: Agreement): void {
+    this.#cancelTimer();
+    this.#phase = 'transmission';
+    const { pool, statistics, log, exports } = this.#ports;
+    this.#transmission = new Transmission({ owner: this, queue: this.#queue, pool, statistics }, agreement);
+    this.#progressMs = this.#ports.clock.nowMs();
+    exports.opened(agreement.volume, this);
+    const { structured, extended, volume } = agreement;
+    log.info({ peer: this.peer, export: volume.name, structured, extended }, 'client connected');
+  }
+
+  #upgrade(): void {
+    this.#upgradeWanted = false;
+    this.#phase = 'upgrading';
+    this.#streamLent = true;
+    assert(this.#ports.upgrade !== undefined, 'STARTTLS is acknowledged only where TLS is offered');
+    this.#ports.upgrade(this.#stream).then(
+      stream => this.#upgraded(stream),
+      (error: unknown) => {
+        this.#ports.log.warn(
+          { peer: this.peer, error: error instanceof Error ? error.message : String(error) },
+          'TLS handshake failed',
+        );
+        if (this.#phase === 'upgrading') this.#phase = 'closing';
+        this.#cancelTimer();
+        this.#streamLent = false;
+        this.#askForTurn();
+      },
+    );
+  }
+
+  #upgraded(stream: Stream): void {
+    this.#stream = stream;
+    this.#streamLent = false;
+    if (this.#phase !== 'upgrading') {
+      stream.close();
+      this.#askForTurn();
+      return;
+    }
+    this.#phase = 'handshake';
+    this.#handshake.tlsStarted();
+    this.#input.clear();
+    this.#receive();
+  }
+
+  drain(): void {
+    if (this.#phase === 'handshake' || this.#phase === 'upgrading') {
+      this.#handshake.drain();
+      // The next option is answered with ERR_SHUTDOWN; whoever does not leave upon that is put out.
+      this.#cancelTimer();
+      this.#cancelTimer = this.#ports.clock.after(LINGER_MS, () => this.#close());
+      return;
+    }
+    if (this.#phase !== 'transmission') return;
+    // While requests are in flight, later ones are answered with ESHUTDOWN; with the last the session is over.
+    this.#draining = true;
+    this.#transmission!.drain();
+    this.#cancelTimer = this.#ports.clock.after(LINGER_MS, () => {
+      if (this.#transmission!.payloadArriving) this.#close();
+    });
+    this.#askForTurn();
+  }
+
+  #finish(): void {
+    this.#phase = 'finishing';
+    this.#blocked = false;
+    this.#cancelTimer();
+    this.#transmission?.inputEnded();
+    this.#askForTurn();
+  }
+
+  #checkFinished(): void {
+    if (this.inFlight > 0 || !this.#queue.idle) return;
+    this.#stream.shutdown();
+    if (this.#inputEnded) {
+      this.#close();
+      return;
+    }
+    this.#phase = 'lingering';
+    this.#cancelTimer = this.#ports.clock.after(LINGER_MS, () => this.#close());
+    this.#input.clear();
+    this.#receive();
+  }
+
+  #violation(reason: string): void {
+    this.#ports.log.warn({ peer: this.peer, reason }, 'connection ended: protocol violation');
+    // Under TLS the client learns that it was us (a close_notify); in clear the half-close would tell nothing more.
+    if (this.#stream.encrypted && !this.#queue.sending) this.#stream.shutdown();
+    this.#close();
+  }
+
+  #timeOut(): void {
+    this.#ports.log.warn({ peer: this.peer }, 'connection ended: the handshake took too long');
+    this.#close();
+  }
+
+  sendFailed(errno: number): void {
+    if (this.#phase !== 'closing') {
+      this.#ports.log.info({ peer: this.peer, errno }, 'connection lost while sending');
+      this.#close();
+    }
+    this.#askForTurn();
+  }
+
+  #close(): void {
+    if (this.#phase === 'closing' || this.#phase === 'ended') return;
+    this.#phase = 'closing';
+    this.#blocked = false;
+    this.#upgradeWanted = false;
+    this.#cancelTimer();
+    this.#transmission?.abandon();
+    if (!this.#receiving || !this.#receivingPayload) this.#transmission?.inputEnded();
+    if (!this.#streamLent) this.#stream.close();
+    this.#askForTurn();
+  }
+
+  /** Memory goes back only when no I/O and no volume can touch it any more. */
+  #checkEnded(): void {
+    if (this.#receiving || this.#queue.sending || this.#streamLent) return;
+    const transmission = this.#transmission;
+    transmission?.inputEnded();
+    if (this.inFlight > 0) return;
+    this.#queue.discard();
+    transmission?.assertReleased();
+    assert(this.#queue.reservedBytes === 0, 'all reply room is back');
+    this.#phase = 'ended';
+    if (transmission !== undefined) {
+      this.#ports.exports.closed(transmission.volume, this);
+      this.#ports.log.info({ peer: this.peer, export: transmission.volume.name }, 'client disconnected');
+    }
+    this.#ports.ended(this);
+  }
+
+  /** Called now and then by the server: ends a connection whose client has stopped to take or give. */
+  checkStall(nowMs: number): void {
+    const stuck = this.#queue.sending || (this.#transmission?.payloadArriving ?? false);
+    const progress = this.#queue.progress + this.#receiveCount;
+    if (!stuck || progress !== this.#progressSeen) {
+      this.#progressSeen = progress;
+      this.#progressMs = nowMs;
+    } else if (nowMs - this.#progressMs >= STALL_TIMEOUT_MS && this.#phase !== 'closing') {
+      this.#ports.log.warn({ peer: this.peer }, 'connection ended: the client takes no data');
+      this.#close();
+    }
+  }
+}

@@ -1,0 +1,182 @@
+/**
+ * A node's data directory: who it belongs to, which format it has, and that one process at a time uses it.
+ *
+ *   node.json   format version, identity, devices       lock   flock'd while a server runs; holds its pid
+ *   log/        op log segments                          index/  the B-tree
+ *   devices/    mass storage files made by default
+ *
+ * Nothing is changed before the lock is held and the format is known.
+ */
+import { randomBytes } from 'node:crypto';
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { ftruncateSync, renameSync, writeSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { createRequire } from 'node:module';
+import { z } from 'zod';
+import { SledgeError } from '../base/errors.ts';
+
+export const FORMAT_VERSION = 1;
+
+const { flockSync } = createRequire(import.meta.url)('fs-ext') as {
+  /** `exnb`: exclusive, throws EWOULDBLOCK when another process holds it. Released when the descriptor is closed. */
+  flockSync(fd: number, flags: 'exnb'): void;
+};
+
+const identity = z.string().regex(/^[0-9a-f]{32}$/);
+const nodeFile = z.object({
+  format: z.literal(FORMAT_VERSION),
+  node: identity,
+  createdAt: z.string(),
+  devices: z.array(z.object({ number: z.int().min(0), identity, path: z.string() })),
+});
+
+export type NodeFile = z.infer<typeof nodeFile>;
+export type DeviceRecord = NodeFile['devices'][number];
+
+/** What may lie in a directory that is taken for an empty one. */
+const HARMLESS = new Set(['lost+found', 'lock', 'control.sock', 'node.json.new']);
+
+export function newIdentity(): string {
+  return randomBytes(16).toString('hex');
+}
+
+export class DataDirectory {
+  readonly path: string;
+  readonly #lock: number;
+  #node: NodeFile;
+
+  private constructor(path: string, lock: number, node: NodeFile) {
+    this.path = path;
+    this.#lock = lock;
+    this.#node = node;
+  }
+
+  /** Opens the directory and locks it; makes it when it is missing or empty. Throws `data-in-use`, `bad-format` … */
+  static open(directory: string): DataDirectory {
+    const path = resolve(directory);
+    makeDirectory(path);
+    const file = join(path, 'node.json');
+    if (!existsSync(file)) refuseForeign(path);
+    const lock = takeLock(path);
+    try {
+      const node = existsSync(file) ? readNodeFile(file) : writeNodeFile(path, newNodeFile());
+      for (const name of ['log', 'index', 'devices']) makeDirectory(join(path, name));
+      syncDirectory(path);
+      return new DataDirectory(path, lock, node);
+    } catch (error) {
+      closeSync(lock);
+      throw error;
+    }
+  }
+
+  get node(): NodeFile {
+    return this.#node;
+  }
+
+  get logPath(): string {
+    return join(this.path, 'log');
+  }
+
+  get indexPath(): string {
+    return join(this.path, 'index');
+  }
+
+  get devicesPath(): string {
+    return join(this.path, 'devices');
+  }
+
+  /** Puts the devices on record; durable when it returns. */
+  recordDevices(devices: readonly DeviceRecord[]): void {
+    this.#node = writeNodeFile(this.path, { ...this.#node, devices: [...devices] });
+  }
+
+  /** Gives up the lock. */
+  close(): void {
+    closeSync(this.#lock);
+  }
+}
+
+function newNodeFile(): NodeFile {
+  return { format: FORMAT_VERSION, node: newIdentity(), createdAt: new Date().toISOString(), devices: [] };
+}
+
+function makeDirectory(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true });
+    if (!statSync(path).isDirectory()) throw new Error('it is not a directory');
+  } catch (cause) {
+    throw new SledgeError('not-a-data-directory', `${path} cannot be used: ${textOf(cause)}`, { cause });
+  }
+}
+
+function refuseForeign(path: string): void {
+  const other = readdirSync(path).find(name => !HARMLESS.has(name));
+  if (other === undefined) return;
+  throw new SledgeError('not-a-data-directory', `${path} holds other files (${other}) and no node.json`);
+}
+
+function takeLock(path: string): number {
+  const file = join(path, 'lock');
+  let lock: number;
+  try {
+    lock = openSync(file, 'a+', 0o600);
+  } catch (cause) {
+    throw new SledgeError('not-a-data-directory', `${file} cannot be opened: ${textOf(cause)}`, { cause });
+  }
+  try {
+    flockSync(lock, 'exnb');
+  } catch (cause) {
+    closeSync(lock);
+    const pid = readFileSync(file, 'utf8').trim();
+    const owner = /^\d+$/.test(pid) ? `the server with pid ${pid}` : 'another server';
+    throw new SledgeError('data-in-use', `${path} is in use by ${owner}`, { cause });
+  }
+  ftruncateSync(lock);
+  writeSync(lock, `${process.pid}\n`);
+  return lock;
+}
+
+function readNodeFile(file: string): NodeFile {
+  let raw: unknown;
+  try {
+    raw = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (cause) {
+    throw new SledgeError('corrupt', `${file} cannot be read: ${textOf(cause)}`, { cause });
+  }
+  const format = z.object({ format: z.number() }).safeParse(raw);
+  if (format.success && format.data.format !== FORMAT_VERSION) {
+    throw new SledgeError('bad-format', `${file} has format ${format.data.format}; this is format ${FORMAT_VERSION}`);
+  }
+  const parsed = nodeFile.safeParse(raw);
+  if (!parsed.success) throw new SledgeError('corrupt', `${file} is damaged: ${z.prettifyError(parsed.error)}`);
+  return parsed.data;
+}
+
+/** Replaces node.json so that at any moment either the old or the new one is there, whole. */
+function writeNodeFile(directory: string, node: NodeFile): NodeFile {
+  const file = join(directory, 'node.json');
+  const fd = openSync(`${file}.new`, 'w', 0o600);
+  try {
+    writeSync(fd, `${JSON.stringify(node, null, 2)}\n`);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  renameSync(`${file}.new`, file);
+  syncDirectory(directory);
+  return node;
+}
+
+/** Makes names in a directory durable. */
+export function syncDirectory(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function textOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
+}

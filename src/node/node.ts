@@ -1,0 +1,328 @@
+/**
+ * A running node: volumes, server, log, destage and devices in one place. It answers the control plane, is the export
+ * table of the NBD server, and stops everything in order. `start.ts` builds it.
+ */
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import type { CreateVolumeRequest, NodeControl, NodeStatus, VolumeInfo } from '../admin/node-control.ts';
+import { sledgeVersion } from '../admin/version.ts';
+import { errnoName } from '../base/errno.ts';
+import { SledgeError } from '../base/errors.ts';
+import { completion } from '../base/io-wait.ts';
+import { volumeCountMax } from '../base/limits.ts';
+import type { Epoch, OpNumber, VolumeNumber } from '../base/units.ts';
+import { BLOCK_BYTES, formatBytes } from '../base/units.ts';
+import type { Destage } from '../head/destage.ts';
+import type { DiscardedSpace } from '../head/discarded-space.ts';
+import type { Head } from '../head/head.ts';
+import type { IndexTransaction, VolumeEntry } from '../index/index-store.ts';
+import type { ExportedVolume, ExportTable, SessionHandle } from '../nbd-server/exported-volume.ts';
+import type { NbdServer, NbdServerOptions } from '../nbd-server/server.ts';
+import type { IoPlatform, ListenAddress, Listener } from '../platform/io-platform.ts';
+import type { Volume } from '../volume/volume.ts';
+import type { DataDirectory } from './data-directory.ts';
+import { FORMAT_VERSION } from './data-directory.ts';
+import type { NodeLog, RunningNode } from './options.ts';
+import type { ProblemList } from './problem-list.ts';
+import { RateSampler } from './rate-sampler.ts';
+
+export interface NodeParts {
+  readonly platform: IoPlatform;
+  readonly directory: DataDirectory;
+  readonly head: Head;
+  readonly destage: Destage;
+  readonly space: DiscardedSpace;
+  readonly epoch: Epoch;
+  readonly problems: ProblemList;
+  readonly log: NodeLog;
+  readonly tls: NodeStatus['tls'];
+  /** Gives back, in this order, what was opened for the node. */
+  readonly closers: readonly (() => Promise<void> | void)[];
+}
+
+const NANOSECONDS_PER_US = 1000;
+
+export class Node implements NodeControl, ExportTable, RunningNode {
+  readonly #parts: NodeParts;
+  readonly #byName = new Map<string, Volume>();
+  readonly #sessions = new Map<ExportedVolume, Set<SessionHandle>>();
+  readonly #listeners: Listener[] = [];
+  readonly #startedAt = new Date();
+  readonly #loopDelay = monitorEventLoopDelay({ resolution: 20 });
+  readonly #rates: RateSampler;
+  /** Names that are being made, and the number for the next one. */
+  readonly #creating = new Set<string>();
+  #nextVolume = 1;
+  #server: NbdServer | undefined;
+  #stopping: Promise<void> | undefined;
+  #lastSync: { count: number; at: string } | undefined;
+
+  constructor(parts: NodeParts) {
+    this.#parts = parts;
+    this.#rates = new RateSampler(parts.platform, () => this.#server?.statistics().commands ?? []);
+    for (const volume of parts.head.volumes()) if (volume.state === 'present') this.#byName.set(volume.name, volume);
+    this.#loopDelay.enable();
+  }
+
+  get control(): NodeControl {
+    return this;
+  }
+
+  get addresses(): readonly ListenAddress[] {
+    return this.#listeners.map(listener => listener.address);
+  }
+
+  /** What the NBD server shares with the rest of the node. */
+  get serverPorts(): Pick<NbdServerOptions, 'turns' | 'clock' | 'regions'> {
+    const { platform } = this.#parts;
+    return { turns: platform, clock: platform, regions: platform };
+  }
+
+  /** Serves clients at these addresses. */
+  async serve(server: NbdServer, addresses: readonly ListenAddress[]): Promise<void> {
+    this.#server = server;
+    for (const address of addresses) {
+      this.#listeners.push(await this.#parts.platform.listen(address, stream => server.accept(stream)));
+    }
+    this.#rates.start();
+  }
+
+  stop(): Promise<void> {
+    this.#stopping ??= this.#stop();
+    return this.#stopping;
+  }
+
+  // --- exports -----------------------------------------------------------------------------------------------------------
+
+  find(name: string): ExportedVolume | undefined {
+    if (name === '' && this.#byName.size === 1) return [...this.#byName.values()][0];
+    return this.#byName.get(name);
+  }
+
+  list(): Iterable<ExportedVolume> {
+    return this.#sorted();
+  }
+
+  opened(volume: ExportedVolume, session: SessionHandle): void {
+    const sessions = this.#sessions.get(volume);
+    if (sessions === undefined) this.#sessions.set(volume, new Set([session]));
+    else sessions.add(session);
+  }
+
+  closed(volume: ExportedVolume, session: SessionHandle): void {
+    const sessions = this.#sessions.get(volume);
+    sessions?.delete(session);
+    if (sessions?.size === 0) this.#sessions.delete(volume);
+  }
+
+  // --- volumes -----------------------------------------------------------------------------------------------------------
+
+  volumes(): VolumeInfo[] {
+    return this.#sorted().map(volume => this.#info(volume));
+  }
+
+  volume(name: string): VolumeInfo | undefined {
+    const volume = this.#byName.get(name);
+    return volume === undefined ? undefined : this.#info(volume);
+  }
+
+  async createVolume(request: CreateVolumeRequest): Promise<VolumeInfo> {
+    this.#refuseWhenStopping();
+    const { head } = this.#parts;
+    if (this.#byName.has(request.name) || this.#creating.has(request.name)) {
+      throw new SledgeError('volume-exists', `there is a volume ${request.name} already`);
+    }
+    if (this.#byName.size + this.#creating.size >= volumeCountMax) {
+      throw new SledgeError('volume-limit', `a node has at most ${volumeCountMax} volumes`);
+    }
+    this.#creating.add(request.name);
+    try {
+      const number = Math.max(head.index.nextVolume(), this.#nextVolume) as VolumeNumber;
+      this.#nextVolume = number + 1;
+      const entry: VolumeEntry = {
+        ...request,
+        number,
+        createdAt: new Date().toISOString(),
+        state: 'present',
+        lastOp: 0 as OpNumber,
+      };
+      const transaction = head.index.begin();
+      transaction.putVolume(entry);
+      transaction.putNextVolume((number + 1) as VolumeNumber);
+      await commit(transaction);
+      const volume = head.addVolume(entry);
+      this.#byName.set(volume.name, volume);
+      return this.#info(volume);
+    } finally {
+      this.#creating.delete(request.name);
+    }
+  }
+
+  async growVolume(name: string, sizeBytes: number): Promise<VolumeInfo> {
+    this.#refuseWhenStopping();
+    const volume = this.#require(name);
+    if (sizeBytes < volume.sizeBytes) {
+      throw new SledgeError('shrink-refused', `${name} has ${formatBytes(volume.sizeBytes)}`);
+    }
+    if (sizeBytes > volume.sizeBytes) {
+      const errno = await this.#parts.head.resize(volume, sizeBytes);
+      if (errno !== 0) throw new SledgeError('io', `the new size of ${name} was not stored: ${errnoName(errno)}`);
+    }
+    return this.#info(volume);
+  }
+
+  async deleteVolume(name: string): Promise<void> {
+    this.#refuseWhenStopping();
+    const volume = this.#require(name);
+    const sessions = this.#sessions.get(volume)?.size ?? 0;
+    if (sessions > 0) throw new SledgeError('volume-busy', `${name} has ${sessions} connected clients`);
+    this.#byName.delete(name);
+    volume.state = 'deleting';
+    const transaction = this.#parts.head.index.begin();
+    transaction.putVolume(volume.toEntry(volume.committedOp));
+    await commit(transaction);
+    await this.#purge(volume);
+  }
+
+  /** Goes on with deletions that a crash has interrupted. */
+  async finishDeletions(): Promise<void> {
+    for (const volume of [...this.#parts.head.volumes()]) {
+      if (volume.state !== 'deleting') continue;
+      this.#parts.log.info({ volume: volume.name }, 'finishing the deletion of a volume');
+      await this.#purge(volume);
+    }
+  }
+
+  status(): NodeStatus {
+    const { platform, directory, head, problems, tls } = this.#parts;
+    const { log, cache } = head;
+    const now = new Date();
+    if (log.syncCount !== (this.#lastSync?.count ?? 0)) {
+      this.#lastSync = { count: log.syncCount, at: now.toISOString() };
+    }
+    const list = problems.list();
+    const failed = list.some(problem => problem.severity === 'error');
+    return {
+      health: failed ? 'failed' : list.length > 0 ? 'degraded' : 'ok',
+      problems: list,
+      version: sledgeVersion(),
+      pid: process.pid,
+      dataDirectory: directory.path,
+      formatVersion: FORMAT_VERSION,
+      startedAt: this.#startedAt.toISOString(),
+      uptimeSeconds: Math.round((now.getTime() - this.#startedAt.getTime()) / 1000),
+      io: { kind: platform.kind, why: platform.kindReason },
+      log: {
+        usedBytes: log.usedBytes,
+        limitBytes: log.limitBytes,
+        segments: log.segmentCount,
+        lastSyncAt: this.#lastSync?.at ?? null,
+      },
+      cache: {
+        usedBytes: cache.count * BLOCK_BYTES,
+        limitBytes: cache.capacity * BLOCK_BYTES,
+        hits: cache.hits,
+        misses: cache.misses,
+      },
+      index: { sizeBytes: head.index.sizeBytes },
+      devices: this.#deviceStatus(),
+      volumes: this.volumes(),
+      addresses: this.addresses,
+      tls,
+      connections: this.#server?.statistics().connections.length ?? 0,
+      commands: this.#rates.commands(),
+      eventLoopDelayUs: {
+        p50: this.#loopDelay.percentile(50) / NANOSECONDS_PER_US,
+        p95: this.#loopDelay.percentile(95) / NANOSECONDS_PER_US,
+        p99: this.#loopDelay.percentile(99) / NANOSECONDS_PER_US,
+        p999: this.#loopDelay.percentile(99.9) / NANOSECONDS_PER_US,
+        max: this.#loopDelay.max / NANOSECONDS_PER_US,
+      },
+    };
+  }
+
+  #sorted(): Volume[] {
+    return [...this.#byName.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  #require(name: string): Volume {
+    const volume = this.#byName.get(name);
+    if (volume === undefined) throw new SledgeError('volume-unknown', `there is no volume ${name}`);
+    return volume;
+  }
+
+  #refuseWhenStopping(): void {
+    if (this.#stopping !== undefined) throw new SledgeError('shutting-down', 'the server is stopping');
+  }
+
+  #info(volume: Volume): VolumeInfo {
+    const { head, epoch, problems } = this.#parts;
+    return {
+      name: volume.name,
+      number: volume.number,
+      sizeBytes: volume.sizeBytes,
+      chunkBytes: volume.chunkBytes,
+      ack: volume.ack,
+      readOnly: volume.readOnly,
+      allocatedBytes: head.slots.usedBytes(volume.number),
+      lastOp: volume.committedOp,
+      epoch,
+      connections: this.#sessions.get(volume)?.size ?? 0,
+      createdAt: volume.createdAt,
+      problems: problems.ofVolume(volume.name),
+    };
+  }
+
+  #deviceStatus(): NodeStatus['devices'] {
+    const { head } = this.#parts;
+    return [...head.sled.devices()].map(device => ({
+      name: `device ${device.number}`,
+      path: device.path,
+      kind: device.kind,
+      sizeBytes: device.file.sizeBytes,
+      usedBytes: (device.columnCount - head.slots.freeColumnsOf(device)) * device.columnBytes,
+      alignmentBytes: device.file.alignmentBytes,
+      state: device.failure !== undefined ? 'failed' : hasErrors(device.errors) ? 'degraded' : 'ok',
+      errors: { ...device.errors },
+    }));
+  }
+
+  /** Gives back all that a volume has; it is out of reach of clients. */
+  async #purge(volume: Volume): Promise<void> {
+    const { head, destage } = this.#parts;
+    await destage.exclusively(async () => {
+      head.forgetOverlay(volume);
+      for (let from = 0; from < Number.POSITIVE_INFINITY; ) {
+        from = await destage.removeIndexed(volume, from, Number.POSITIVE_INFINITY);
+      }
+      const transaction = head.index.begin();
+      transaction.removeVolume(volume.number);
+      await commit(transaction);
+      head.removeVolume(volume);
+    });
+    // What it had is free once the log does not name it any more.
+    await destage.all();
+  }
+
+  async #stop(): Promise<void> {
+    const { head, destage, closers, log } = this.#parts;
+    this.#rates.stop();
+    this.#loopDelay.disable();
+    for (const listener of this.#listeners) await listener.close();
+    await this.#server?.drain();
+    const errno = await head.flush();
+    if (errno !== 0) log.error({ errno: errnoName(errno) }, 'what was written last is not durable');
+    await destage.stop();
+    await head.log.close();
+    await this.#parts.space.idle();
+    for (const close of closers) await close();
+  }
+}
+
+async function commit(transaction: IndexTransaction): Promise<void> {
+  const result = await completion(request => transaction.commit(request));
+  if (result < 0) throw new SledgeError('io', `the index cannot be written: ${errnoName(result)}`);
+}
+
+function hasErrors(errors: { read: number; write: number; checksum: number }): boolean {
+  return errors.read + errors.write + errors.checksum > 0;
+}

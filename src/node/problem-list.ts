@@ -1,0 +1,45 @@
+/** What is wrong with a node at the moment, for `sledge status`: each problem once, by a key, until it is cleared. */
+import type { Problem } from '../admin/node-control.ts';
+
+/** Bounds the list when a device goes bad block by block: the rest is counted. */
+const PROBLEMS_MAX = 50;
+
+export class ProblemList {
+  readonly #problems = new Map<string, Problem>();
+  readonly #volumes = new Map<string, string>();
+  #more = 0;
+
+  /** `volume` names the one that it concerns, where it is just one. */
+  add(key: string, problem: Problem, volume?: string): void {
+    if (!this.#problems.has(key) && this.#problems.size >= PROBLEMS_MAX) {
+      this.#more++;
+      return;
+    }
+    this.#problems.set(key, problem);
+    if (volume !== undefined) this.#volumes.set(key, volume);
+  }
+
+  clear(key: string): void {
+    this.#problems.delete(key);
+    this.#volumes.delete(key);
+  }
+
+  /** Errors first. */
+  list(): Problem[] {
+    const all = [...this.#problems.values()];
+    const sorted = [...all.filter(p => p.severity === 'error'), ...all.filter(p => p.severity === 'warning')];
+    if (this.#more > 0) {
+      sorted.push({
+        severity: 'error',
+        what: `${this.#more} further problems are not listed.`,
+        why: `The list holds ${PROBLEMS_MAX}.`,
+        todo: 'See the log of the server.',
+      });
+    }
+    return sorted;
+  }
+
+  ofVolume(name: string): Problem[] {
+    return [...this.#volumes].filter(([, volume]) => volume === name).map(([key]) => this.#problems.get(key)!);
+  }
+}

@@ -1,0 +1,83 @@
+/**
+ * The files of the op log: made ahead of need, zero-filled so that a later sync writes data and no metadata, and then
+ * used round and round. Names carry no meaning; which segment of the log a file holds its records say.
+ */
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { errnoName } from '../base/errno.ts';
+import { SledgeError } from '../base/errors.ts';
+import type { BlockFile } from '../base/io.ts';
+import { completion, Gather } from '../base/io-wait.ts';
+import type { Region } from '../base/memory.ts';
+import { MIB } from '../base/units.ts';
+import type { SegmentSource } from '../oplog/log.ts';
+import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
+import { syncDirectory } from './data-directory.ts';
+
+const NAME = /^(\d{6})\.log$/;
+const FILL_BYTES = 1 * MIB;
+
+export class SegmentFiles implements SegmentSource {
+  readonly #platform: IoPlatform;
+  readonly #directory: string;
+  readonly #segmentBytes: number;
+  readonly #open: PlatformFile[] = [];
+  readonly #zeroes: Region;
+  #next = 0;
+
+  constructor(platform: IoPlatform, directory: string, segmentBytes: number) {
+    this.#platform = platform;
+    this.#directory = directory;
+    this.#segmentBytes = segmentBytes;
+    this.#zeroes = platform.allocate(FILL_BYTES);
+  }
+
+  /** Opens the files that are there. One that was not finished when its maker died is filled now. */
+  async openAll(): Promise<readonly BlockFile[]> {
+    for (const name of readdirSync(this.#directory).sort()) {
+      const number = NAME.exec(name)?.[1];
+      if (number === undefined) continue;
+      this.#next = Math.max(this.#next, Number(number) + 1);
+      const path = join(this.#directory, name);
+      let file = await this.#platform.openFile({ path, mode: 'buffered' });
+      if (file.sizeBytes !== this.#segmentBytes) {
+        await file.close();
+        await this.#fill(path, false);
+        file = await this.#platform.openFile({ path, mode: 'buffered' });
+      }
+      this.#open.push(file);
+    }
+    return this.#open;
+  }
+
+  async create(): Promise<BlockFile> {
+    const path = join(this.#directory, `${String(this.#next++).padStart(6, '0')}.log`);
+    await this.#fill(path, true);
+    const file = await this.#platform.openFile({ path, mode: 'buffered' });
+    this.#open.push(file);
+    return file;
+  }
+
+  async close(): Promise<void> {
+    for (const file of this.#open) await file.close();
+  }
+
+  /** Writes zeroes over the whole length, past the page cache so that clients' syncs do not wait for them. */
+  async #fill(path: string, create: boolean): Promise<void> {
+    const file = await this.#platform.openFile({ path, mode: 'direct', create });
+    try {
+      await file.resize(this.#segmentBytes);
+      await file.preallocate(0, this.#segmentBytes);
+      const gather = new Gather();
+      for (let at = 0; at < this.#segmentBytes; at += FILL_BYTES) {
+        file.write(at, this.#zeroes, 0, FILL_BYTES, gather.expect());
+      }
+      let result = await gather.close();
+      if (result >= 0) result = await completion(request => file.sync(request));
+      if (result < 0) throw new SledgeError('io', `${path} cannot be written: ${errnoName(result)}`);
+    } finally {
+      await file.close();
+    }
+    syncDirectory(this.#directory);
+  }
+}

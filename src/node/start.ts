@@ -1,0 +1,229 @@
+/**
+ * Starts a node: lock, format, devices, index, recovery of the log, volumes, listeners, in this order. What was opened is
+ * given back when a later part fails, so that a start that was refused leaves everything as it was.
+ */
+import { BouncePool } from '../base/bounce-pool.ts';
+import { errnoName } from '../base/errno.ts';
+import { SledgeError } from '../base/errors.ts';
+import { completion } from '../base/io-wait.ts';
+import { bounceBufferCount, chunkBytesDefault, logSegmentBytes, nbdHandshakeTimeoutMs } from '../base/limits.ts';
+import type { Epoch, LogPosition } from '../base/units.ts';
+import { BLOCK_BYTES, formatBytes } from '../base/units.ts';
+import { Destage } from '../head/destage.ts';
+import { DiscardedSpace } from '../head/discarded-space.ts';
+import type { HeadEvents } from '../head/head.ts';
+import { Head, logFailureText } from '../head/head.ts';
+import { describeRow, recover } from '../head/recovery.ts';
+import { SlotAllocator } from '../head/slot-allocator.ts';
+import type { IndexState, IndexStore } from '../index/index-store.ts';
+import type { ServerTls } from '../nbd-server/server.ts';
+import { NbdServer } from '../nbd-server/server.ts';
+import { OpLog } from '../oplog/log.ts';
+import { writeRecordBytes } from '../oplog/record.ts';
+import { identifySegments } from '../oplog/scan.ts';
+import type { IoPlatform } from '../platform/io-platform.ts';
+import { LmdbIndex } from '../platform/lmdb-index.ts';
+import { createIoPlatform } from '../platform/platform.ts';
+import { detachStream } from '../platform/ring-stream.ts';
+import { loadTlsMaterial } from '../platform/tls.ts';
+import { tlsUpgrade } from '../platform/tls-stream.ts';
+import type { Device } from '../sled/device.ts';
+import { Sled } from '../sled/sled.ts';
+import { BlockCache } from '../volume/block-cache.ts';
+import { Overlay } from '../volume/overlay.ts';
+import { DataDirectory } from './data-directory.ts';
+import { openDevices } from './device-set.ts';
+import { Node } from './node.ts';
+import type { NodeLog, NodeOptions, RunningNode, TlsOption } from './options.ts';
+import { ProblemList } from './problem-list.ts';
+import { SegmentFiles } from './segment-files.ts';
+
+export async function startNode(options: NodeOptions): Promise<RunningNode> {
+  const tls = options.tls === undefined ? undefined : loadTls(options.tls, options.log);
+  const closers: (() => Promise<void> | void)[] = [];
+  try {
+    const node = await open(options, closers);
+    closers.unshift(() => node.stop());
+    await node.finishDeletions();
+    await makeVolumes(node, options);
+    const server = new NbdServer({ ...node.serverPorts, exports: node, log: options.log, ...(tls ? { tls } : {}) });
+    await node.serve(server, options.listen);
+    return node;
+  } catch (error) {
+    for (const close of closers) await close();
+    throw error;
+  }
+}
+
+async function open(options: NodeOptions, closers: (() => Promise<void> | void)[]): Promise<Node> {
+  const { log } = options;
+  const checkAborted = () => {
+    if (options.signal?.aborted) throw new SledgeError('shutting-down', 'stopped before the server was up');
+  };
+  const directory = DataDirectory.open(options.dataDirectory);
+  closers.unshift(() => directory.close());
+  const platform = createIoPlatform();
+  closers.unshift(() => platform.close());
+  const { devices, close } = await openDevices(platform, directory, options.devices);
+  closers.unshift(close);
+  const index = new LmdbIndex(directory.indexPath);
+  closers.unshift(() => index.close());
+  checkAborted();
+  const segments = new SegmentFiles(platform, directory.logPath, logSegmentBytes);
+  closers.unshift(() => segments.close());
+  const problems = new ProblemList();
+  const before: IndexState = index.state() ?? { cut: 0 as LogPosition, epoch: 0 as Epoch };
+  const ports = { regions: platform, checksums: platform };
+  const found = await identifySegments(await segments.openAll(), logSegmentBytes, ports);
+  const firstLive = Math.floor(before.cut / logSegmentBytes);
+  const spare = [...found.spare];
+  for (const [number, file] of found.live) {
+    if (number >= firstLive) continue;
+    found.live.delete(number);
+    spare.push(file);
+  }
+  checkAborted();
+  const started = performance.now();
+  const events = headEvents(problems, log);
+  const space = new DiscardedSpace();
+  const bounce = new BouncePool(platform, bounceBufferCount);
+  const recovered = await recover({
+    newHead: () => newHead(platform, index, devices, options, events, bounce, space),
+    live: found.live,
+    segmentBytes: logSegmentBytes,
+    cut: before.cut,
+    regions: platform,
+  });
+  const { head, row, end, operations } = recovered;
+  const milliseconds = Math.round(performance.now() - started);
+  log.info({ row, operations, milliseconds }, `recovered: ${describeRow(row)}`);
+  if (row === 'rotten') problems.add('log-rotten', rottenProblem);
+  const epoch = (before.epoch + 1) as Epoch;
+  await storeEpoch(index, { cut: before.cut, epoch });
+  const opLog = new OpLog(
+    { turns: platform, regions: platform, checksums: platform, segments, data: head.sled },
+    head,
+    { segmentBytes: logSegmentBytes, limitBytes: options.logBytes },
+    { epoch, cut: before.cut, end, live: found.live, spare },
+  );
+  const destage = new Destage({ head, clock: platform, regions: platform, epoch, events: destageEvents(problems, log) });
+  head.start(opLog, destage);
+  closers.unshift(() => destage.stop());
+  destage.committed();
+  const tls = options.tls?.mode ?? 'off';
+  return new Node({ platform, directory, head, destage, space, epoch, problems, log, tls, closers: closers.splice(0) });
+}
+
+function newHead(
+  platform: IoPlatform,
+  index: IndexStore,
+  devices: readonly Device[],
+  options: NodeOptions,
+  events: HeadEvents,
+  bounce: BouncePool,
+  space: DiscardedSpace,
+): Head {
+  const sled = new Sled();
+  space.use(sled);
+  const slots = new SlotAllocator(space);
+  for (const device of devices) {
+    sled.add(device);
+    slots.addDevice(device);
+  }
+  for (const column of index.columns()) slots.loadColumn(sled.device(column.device), column);
+  slots.loaded();
+  const head = new Head({
+    index,
+    sled,
+    slots,
+    overlay: new Overlay(Math.ceil(options.logBytes / writeRecordBytes(1)) + 64 * 1024),
+    cache: new BlockCache(platform, options.cacheBytes),
+    bounce,
+    checksums: platform,
+    segmentBytes: logSegmentBytes,
+    events,
+  });
+  for (const entry of index.volumes()) head.addVolume(entry);
+  return head;
+}
+
+async function storeEpoch(index: IndexStore, state: IndexState): Promise<void> {
+  const transaction = index.begin();
+  transaction.putState(state);
+  const result = await completion(request => transaction.commit(request));
+  if (result < 0) throw new SledgeError('io', `the index cannot be written: ${errnoName(result)}`);
+}
+
+async function makeVolumes(node: Node, options: NodeOptions): Promise<void> {
+  for (const { name, sizeBytes } of options.volumes) {
+    const existing = node.volume(name);
+    if (existing === undefined) {
+      await node.createVolume({ name, sizeBytes, chunkBytes: chunkBytesDefault, ack: 'written', readOnly: false });
+    } else if (existing.sizeBytes !== sizeBytes) {
+      const size = formatBytes(existing.sizeBytes);
+      options.log.warn({ volume: name }, `volume ${name} is there with ${size}, which it keeps: see \`sledge volume grow\``);
+    }
+  }
+}
+
+function loadTls(option: TlsOption, log: NodeLog): ServerTls {
+  const files = option.psk !== undefined ? { psk: option.psk } : { certificates: option.certificates ?? '' };
+  const material = loadTlsMaterial(files);
+  for (const warning of material.warnings) log.warn({}, warning);
+  return {
+    mode: option.mode === 'require' ? 'forced' : 'selective',
+    upgrade: tlsUpgrade(material, detachStream, nbdHandshakeTimeoutMs),
+  };
+}
+
+const rottenProblem = {
+  severity: 'error',
+  what: 'The op log holds a damaged block.',
+  why: 'Data that was durable does not match its checksum any more: the disk has changed it.',
+  todo: 'Reads of that block fail until it is written again. Check the disk.',
+} as const;
+
+function headEvents(problems: ProblemList, log: NodeLog): HeadEvents {
+  return {
+    logFailed: errno => {
+      log.error({ errno: errnoName(errno) }, logFailureText(errno));
+      problems.add('log', {
+        severity: 'error',
+        what: 'Nothing can be written.',
+        why: `${logFailureText(errno)}; after that nothing it says can be relied on.`,
+        todo: 'Check the disk of the data directory, then start the server again.',
+      });
+    },
+    corruptionFound: (volume, block, where) => {
+      log.error({ volume, block, where }, 'stored data does not match its checksum');
+      problems.add(
+        `corrupt/${volume}/${block}`,
+        {
+          severity: 'error',
+          what: `Bytes ${block * BLOCK_BYTES} to ${(block + 1) * BLOCK_BYTES - 1} of ${volume} are damaged.`,
+          why: `What is stored at ${where} does not match its checksum.`,
+          todo: 'Reads of them fail until they are written again. Restore them from a copy; check the disk.',
+        },
+        volume,
+      );
+    },
+  };
+}
+
+function destageEvents(problems: ProblemList, log: NodeLog) {
+  return {
+    stuck: (why: string) => {
+      log.error({}, `destaging has stopped: ${why}`);
+      problems.add('destage', {
+        severity: 'error',
+        what: 'Data stays in the op log; when it is full, writes wait.',
+        why: `It cannot be moved to mass storage: ${why}.`,
+        todo: 'Free space or repair the device; it is tried again every second.',
+      });
+    },
+    recovered: () => {
+      log.info({}, 'destaging goes on');
+      problems.clear('destage');
+    },
+  };
+}

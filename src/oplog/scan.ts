@@ -1,0 +1,232 @@
+/**
+ * Reads a log back from its cut to its end. Recovery calls it, once to find out where the log ends and what of it was
+ * durable, handing each operation on as it goes; when operations have to be dropped, it calls again with a limit.
+ *
+ * How the end is found: records follow one another by position; the first place at which no valid record stands is the
+ * end, because a record is only ever written behind those before it. Data of writes is checked as well. What a scan
+ * reports of a record whose data is wrong, recovery judges: in a tail that was never synced it is a torn write.
+ */
+import { assert } from '../base/assert.ts';
+import type { Checksums } from '../base/checksum.ts';
+import { takeSums } from '../base/checksum.ts';
+import { errnoName } from '../base/errno.ts';
+import { SledgeError } from '../base/errors.ts';
+import type { BlockFile } from '../base/io.ts';
+import { completion } from '../base/io-wait.ts';
+import { logScanBytes } from '../base/limits.ts';
+import type { Region, RegionSource } from '../base/memory.ts';
+import type { LogPosition } from '../base/units.ts';
+import { BLOCK_BYTES } from '../base/units.ts';
+import type { RecordHeader } from './record.ts';
+import {
+  emptyHeader,
+  parseRecord,
+  RECORD_ALIGNMENT_BYTES,
+  RECORD_HEADER_BYTES,
+  RECORD_MAGIC,
+  RecordKind,
+  writeDataOffset,
+} from './record.ts';
+
+export interface ScanPorts {
+  readonly regions: RegionSource;
+  readonly checksums: Checksums;
+}
+
+/** A record as the scan met it; reused from one to the next. */
+export interface ScannedRecord {
+  readonly header: RecordHeader;
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+  readonly sums: Uint32Array;
+  /** Of the record within `bytes`. */
+  offset: number;
+}
+
+export interface ScanResult {
+  /** Behind the last valid record. */
+  readonly end: LogPosition;
+  /** The highest position that any record says was durable. */
+  readonly durable: LogPosition;
+  /** Of the last record, 0 when there is none. */
+  readonly epoch: number;
+  /** Position of the first write whose data does not match its checksums. */
+  readonly damagedData: LogPosition | undefined;
+  /** What a later, whole record shows: records behind `end` had been durable, so `end` is damage and no torn tail. */
+  readonly continuesBeyond: LogPosition | undefined;
+  readonly records: number;
+}
+
+/** Segment files by logical number, as found by the records they begin with. */
+export async function identifySegments(files: readonly BlockFile[], segmentBytes: number, ports: ScanPorts) {
+  const region = ports.regions.allocate(BLOCK_BYTES * 16);
+  const header = emptyHeader();
+  const live = new Map<number, BlockFile>();
+  const spare: BlockFile[] = [];
+  for (const file of files) {
+    await readOrThrow(file, 0, region, region.bytes.length);
+    const view = region.view;
+    const position = view.getUint32(16, true) + view.getUint32(20, true) * 2 ** 32;
+    const verdict = parseRecord(view, region.bytes, 0, region.bytes.length, position, segmentBytes, header, ports.checksums);
+    const known = view.getUint32(0, true) === RECORD_MAGIC && verdict !== 'invalid' && position % segmentBytes === 0;
+    if (!known) {
+      spare.push(file);
+      continue;
+    }
+    const number = position / segmentBytes;
+    const other = live.get(number);
+    if (other !== undefined) throw new SledgeError('corrupt', `two log segments claim position ${position}`);
+    live.set(number, file);
+  }
+  return { live, spare };
+}
+
+/**
+ * Scans from `cut` to the end, or to `limit`. `visit` is called with each record in order (not with end records).
+ * Rejects with `io` when a segment cannot be read.
+ */
+export async function scanLog(
+  live: ReadonlyMap<number, BlockFile>,
+  segmentBytes: number,
+  cut: LogPosition,
+  limit: number,
+  ports: ScanPorts,
+  visit: (record: ScannedRecord) => void,
+): Promise<ScanResult> {
+  const scan = new Scan(live, segmentBytes, ports);
+  return scan.run(cut, limit, visit);
+}
+
+class Scan {
+  readonly #live: ReadonlyMap<number, BlockFile>;
+  readonly #segmentBytes: number;
+  readonly #ports: ScanPorts;
+  readonly #region: Region;
+  readonly #record: ScannedRecord;
+  readonly #scratch: Uint32Array;
+  /** The window of the segment that is in memory. */
+  #segment = -1;
+  #windowStart = 0;
+  #windowEnd = 0;
+
+  constructor(live: ReadonlyMap<number, BlockFile>, segmentBytes: number, ports: ScanPorts) {
+    assert(logScanBytes <= segmentBytes, 'a window lies within a segment');
+    this.#live = live;
+    this.#segmentBytes = segmentBytes;
+    this.#ports = ports;
+    this.#region = ports.regions.allocate(logScanBytes);
+    const { bytes, view } = this.#region;
+    const sums = new Uint32Array(bytes.buffer, 0, bytes.length / 4);
+    this.#record = { header: emptyHeader(), bytes, view, sums, offset: 0 };
+    this.#scratch = new Uint32Array(logScanBytes / BLOCK_BYTES);
+  }
+
+  async run(cut: LogPosition, limit: number, visit: (record: ScannedRecord) => void): Promise<ScanResult> {
+    const { header } = this.#record;
+    let position: number = cut;
+    let durable: number = cut;
+    let epoch = 0;
+    let damagedData: LogPosition | undefined;
+    let records = 0;
+    while (position < limit) {
+      const inSegment = position % this.#segmentBytes;
+      const remaining = this.#segmentBytes - inSegment;
+      const valid = remaining >= RECORD_HEADER_BYTES ? await this.#parse(position) : false;
+      if (!valid || header.epoch < epoch) {
+        // A segment whose rest is too short for a record goes on in the next one.
+        if (remaining >= RECORD_HEADER_BYTES || !(await this.#parse(position + remaining))) break;
+        position += remaining;
+        continue;
+      }
+      epoch = header.epoch;
+      durable = Math.max(durable, header.durable);
+      if (header.kind === RecordKind.end) {
+        position += remaining;
+        continue;
+      }
+      if (damagedData === undefined && header.kind === RecordKind.write && !this.#dataMatches()) {
+        damagedData = header.position;
+      }
+      visit(this.#record);
+      records++;
+      position += header.recordBytes;
+    }
+    const end = Math.min(position, limit) as LogPosition;
+    const continuesBeyond = position < limit ? await this.#laterWitness(position, epoch) : undefined;
+    return { end, durable: durable as LogPosition, epoch, damagedData, continuesBeyond, records };
+  }
+
+  /** Parses the record at a position, reading on as far as it reaches. */
+  async #parse(position: number): Promise<boolean> {
+    const segment = Math.floor(position / this.#segmentBytes);
+    const inSegment = position % this.#segmentBytes;
+    const file = this.#live.get(segment);
+    if (file === undefined) return false;
+    for (let tries = 0; tries < 3; tries++) {
+      const have = segment === this.#segment && inSegment >= this.#windowStart ? this.#windowEnd - inSegment : 0;
+      const offset = inSegment - this.#windowStart;
+      const { header, view, bytes } = this.#record;
+      if (have > 0) {
+        const remaining = this.#segmentBytes - inSegment;
+        const { checksums } = this.#ports;
+        const verdict = parseRecord(view, bytes, offset, have, position, remaining, header, checksums);
+        if (verdict === 'invalid') return false;
+        if (verdict === 'valid' && header.recordBytes <= have) {
+          this.#record.offset = offset;
+          return true;
+        }
+        if (header.recordBytes > logScanBytes - RECORD_ALIGNMENT_BYTES) return false;
+      }
+      await this.#load(file, segment, inSegment);
+    }
+    return false;
+  }
+
+  async #load(file: BlockFile, segment: number, inSegment: number): Promise<void> {
+    const length = Math.min(logScanBytes, this.#segmentBytes - inSegment);
+    await readOrThrow(file, inSegment, this.#region, length);
+    this.#segment = segment;
+    this.#windowStart = inSegment;
+    this.#windowEnd = inSegment + length;
+  }
+
+  #dataMatches(): boolean {
+    const { header, bytes, sums, offset } = this.#record;
+    const sumsIndex = (offset + RECORD_HEADER_BYTES) >>> 2;
+    const dataOffset = offset + writeDataOffset(header.count);
+    takeSums(this.#ports.checksums, bytes, dataOffset, header.count, this.#scratch, 0);
+    for (let i = 0; i < header.count; i++) if (this.#scratch[i] !== sums[sumsIndex + i]) return false;
+    return true;
+  }
+
+  /**
+   * Looks behind the end for a whole record, of the position it stands at and no older epoch, that says that more than
+   * what was found had been durable when it was written.
+   */
+  async #laterWitness(end: number, epoch: number): Promise<LogPosition | undefined> {
+    const segments = [...this.#live.keys()].filter(number => (number + 1) * this.#segmentBytes > end).sort((a, b) => a - b);
+    const { header, view, bytes } = this.#record;
+    for (const segment of segments) {
+      const base = segment * this.#segmentBytes;
+      const from = Math.max(0, end + RECORD_ALIGNMENT_BYTES - base);
+      for (let start = from; start < this.#segmentBytes; start += logScanBytes - RECORD_HEADER_BYTES) {
+        await this.#load(this.#live.get(segment)!, segment, start);
+        const loaded = this.#windowEnd - this.#windowStart;
+        for (let at = 0; at + RECORD_HEADER_BYTES <= loaded; at += RECORD_ALIGNMENT_BYTES) {
+          if (view.getUint32(at, true) !== RECORD_MAGIC) continue;
+          const position = base + start + at;
+          const remaining = this.#segmentBytes - start - at;
+          const { checksums } = this.#ports;
+          const verdict = parseRecord(view, bytes, at, loaded - at, position, remaining, header, checksums);
+          if (verdict === 'valid' && header.epoch >= epoch && header.durable > end) return header.position;
+        }
+      }
+    }
+    return undefined;
+  }
+}
+
+async function readOrThrow(file: BlockFile, position: number, region: Region, length: number): Promise<void> {
+  const result = await completion(request => file.read(position, region, 0, length, request));
+  if (result < 0) throw new SledgeError('io', `a log segment cannot be read: ${errnoName(result)}`);
+}

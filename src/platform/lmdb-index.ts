@@ -1,0 +1,168 @@
+/**
+ * The index port on LMDB: a B-tree with copy-on-write pages, read by memory mapping, written by a thread of its own.
+ *
+ * Keys are 16 bytes, big-endian, so that they sort as they should: kind (1), zero (3), a number (4), another (8).
+ *   1 state    0              –          value: JSON; with number 1: the next volume's number
+ *   2 volume   volume         –          value: JSON
+ *   3 column   device         column     value: volume (4) chunk length (4) bitmap
+ *   4 chunk    volume         chunk      value: see index/chunk-entry.ts
+ *
+ * All puts of one event turn become one LMDB transaction, and its promise resolves when that is durable: overlapping
+ * syncs are switched off, so that a commit means what it says.
+ */
+import { statSync } from 'node:fs';
+import { join } from 'node:path';
+import { open, type RootDatabase } from 'lmdb';
+import { assert } from '../base/assert.ts';
+import { EIO } from '../base/errno.ts';
+import type { IoRequest } from '../base/io.ts';
+import type { VolumeNumber } from '../base/units.ts';
+import { GIB } from '../base/units.ts';
+import type { ChunkEntry } from '../index/chunk-entry.ts';
+import { decodeEntry, encodeEntry } from '../index/chunk-entry.ts';
+import type { ColumnEntry, IndexState, IndexStore, IndexTransaction, VolumeEntry } from '../index/index-store.ts';
+
+const KEY_BYTES = 16;
+const STATE = 1;
+const VOLUME = 2;
+const COLUMN = 3;
+const CHUNK = 4;
+const FILE = 'index.lmdb';
+/** Address space, not memory or disk: LMDB cannot grow its mapping while it is read. */
+const MAP_BYTES = 512 * GIB;
+
+type Database = RootDatabase<Buffer, Buffer>;
+type Change = (db: Database) => Promise<boolean>;
+
+export class LmdbIndex implements IndexStore {
+  readonly #db: Database;
+  readonly #path: string;
+  /** LMDB takes a key's bytes at once, so one buffer serves all look-ups. */
+  readonly #key = Buffer.alloc(KEY_BYTES);
+  #failed = false;
+
+  /** Opens the index in `directory`, which exists; makes it when it is missing. */
+  constructor(directory: string) {
+    this.#path = join(directory, FILE);
+    this.#db = open<Buffer, Buffer>({
+      path: this.#path,
+      encoding: 'binary',
+      keyEncoding: 'binary',
+      overlappingSync: false,
+      mapSize: MAP_BYTES,
+      maxReaders: 16,
+    });
+  }
+
+  get sizeBytes(): number {
+    return statSync(this.#path).size;
+  }
+
+  state(): IndexState | undefined {
+    const bytes = this.#db.get(this.#at(STATE, 0, 0));
+    return bytes === undefined ? undefined : (JSON.parse(bytes.toString()) as IndexState);
+  }
+
+  nextVolume(): VolumeNumber {
+    const bytes = this.#db.get(this.#at(STATE, 1, 0));
+    return (bytes === undefined ? 1 : bytes.readUInt32LE(0)) as VolumeNumber;
+  }
+
+  *volumes(): Iterable<VolumeEntry> {
+    for (const { value } of this.#range(VOLUME)) yield JSON.parse(value.toString()) as VolumeEntry;
+  }
+
+  *columns(): Iterable<ColumnEntry> {
+    for (const { key, value } of this.#range(COLUMN)) {
+      const slots = new Uint32Array((value.length - 8) / 4);
+      for (let i = 0; i < slots.length; i++) slots[i] = value.readUInt32LE(8 + 4 * i);
+      const volume = value.readUInt32LE(0) as VolumeNumber;
+      yield { device: key.readUInt32BE(4), column: keyLow(key), volume, chunkBytes: value.readUInt32LE(4), slots };
+    }
+  }
+
+  chunk(volume: VolumeNumber, chunk: number): ChunkEntry | undefined {
+    const bytes = this.#db.getBinaryFast(this.#at(CHUNK, volume, chunk));
+    return bytes === undefined ? undefined : decodeEntry(bytes);
+  }
+
+  *chunks(volume: VolumeNumber, from: number, to: number, limit: number): Iterable<readonly [number, ChunkEntry]> {
+    const start = encodeKey(Buffer.alloc(KEY_BYTES), CHUNK, volume, from);
+    const end = encodeKey(Buffer.alloc(KEY_BYTES), CHUNK, volume, to);
+    for (const { key, value } of this.#db.getRange({ start, end, limit })) yield [keyLow(key), decodeEntry(value)];
+  }
+
+  begin(): IndexTransaction {
+    const changes: Change[] = [];
+    const put = (kind: number, high: number, low: number, value: Uint8Array) => {
+      changes.push(db => db.put(this.#at(kind, high, low), Buffer.from(value.buffer, value.byteOffset, value.length)));
+    };
+    const remove = (kind: number, high: number, low: number) => {
+      changes.push(db => db.remove(this.#at(kind, high, low)));
+    };
+    return {
+      putChunk: (volume, chunk, entry) => put(CHUNK, volume, chunk, encodeEntry(entry)),
+      removeChunk: (volume, chunk) => remove(CHUNK, volume, chunk),
+      putColumn: entry => put(COLUMN, entry.device, entry.column, encodeColumn(entry)),
+      removeColumn: (device, column) => remove(COLUMN, device, column),
+      putVolume: entry => put(VOLUME, entry.number, 0, Buffer.from(JSON.stringify(entry))),
+      removeVolume: number => remove(VOLUME, number, 0),
+      putState: state => put(STATE, 0, 0, Buffer.from(JSON.stringify(state))),
+      putNextVolume: number => put(STATE, 1, 0, new Uint8Array(Uint32Array.of(number).buffer)),
+      commit: request => this.#commit(changes, request),
+    };
+  }
+
+  async close(): Promise<void> {
+    await this.#db.close();
+  }
+
+  #commit(changes: readonly Change[], request: IoRequest): void {
+    assert(!this.#failed, 'a failed index takes no further commit');
+    const failed = () => {
+      this.#failed = true;
+      request.ioCompleted(-EIO);
+    };
+    // Puts of one event turn make one transaction, so the last one's promise speaks for all of them.
+    let last: Promise<boolean> = Promise.resolve(true);
+    for (const change of changes) {
+      last = change(this.#db);
+      last.catch(() => {});
+    }
+    last.then(() => {
+      // Otherwise reads go on in the snapshot of the turn in which they began.
+      this.#db.resetReadTxn();
+      request.ioCompleted(0);
+    }, failed);
+  }
+
+  #at(kind: number, high: number, low: number): Buffer {
+    return encodeKey(this.#key, kind, high, low);
+  }
+
+  #range(kind: number) {
+    const start = encodeKey(Buffer.alloc(KEY_BYTES), kind, 0, 0);
+    const end = encodeKey(Buffer.alloc(KEY_BYTES), kind + 1, 0, 0);
+    return this.#db.getRange({ start, end });
+  }
+}
+
+function encodeKey(key: Buffer, kind: number, high: number, low: number): Buffer {
+  key.writeUInt32BE(kind * 0x1000000, 0);
+  key.writeUInt32BE(high, 4);
+  key.writeUInt32BE(Math.floor(low / 2 ** 32), 8);
+  key.writeUInt32BE(low >>> 0, 12);
+  return key;
+}
+
+function keyLow(key: Buffer): number {
+  return key.readUInt32BE(8) * 2 ** 32 + key.readUInt32BE(12);
+}
+
+function encodeColumn(entry: ColumnEntry): Uint8Array {
+  const bytes = Buffer.alloc(8 + 4 * entry.slots.length);
+  bytes.writeUInt32LE(entry.volume, 0);
+  bytes.writeUInt32LE(entry.chunkBytes, 4);
+  for (let i = 0; i < entry.slots.length; i++) bytes.writeUInt32LE(entry.slots[i], 8 + 4 * i);
+  return bytes;
+}

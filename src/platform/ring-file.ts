@@ -1,0 +1,221 @@
+/**
+ * A file or block device on the ring; made by `open-file.ts`.
+ *
+ * Invariants: a read or write is complete or an error (what the system leaves undone is asked for again; the end of the
+ * file in the middle of a read is -EIO); the descriptor is closed only when nothing is under way.
+ */
+import { close, fsync, ftruncate } from 'node:fs';
+import { promisify } from 'node:util';
+import { assert } from '../base/assert.ts';
+import { EIO } from '../base/errno.ts';
+import type { IoRequest } from '../base/io.ts';
+import type { Region } from '../base/memory.ts';
+import { addon } from './addon.ts';
+import { ControlRequest } from './control-request.ts';
+import { addressWithin } from './io-memory.ts';
+import type { PlatformFile } from './io-platform.ts';
+import type { OpenThings } from './open-things.ts';
+import type { Operation, OperationOwner } from './operation.ts';
+import type { RingLoop } from './ring-loop.ts';
+import * as submission from './submission.ts';
+import { errnoOf, systemError } from './system-error.ts';
+
+const EINTR = 4;
+const EAGAIN = 11;
+const ENOSPC = 28;
+const EDQUOT = 122;
+
+const closeDescriptor = promisify(close);
+const syncDescriptor = promisify(fsync);
+const truncateDescriptor = promisify(ftruncate);
+
+export interface RingFileProperties {
+  readonly fd: number;
+  readonly path: string;
+  readonly kind: 'file' | 'block device';
+  readonly mode: 'direct' | 'buffered';
+  readonly readOnly: boolean;
+  readonly sizeBytes: number;
+  readonly alignmentBytes: number;
+}
+
+export class RingFile implements PlatformFile, OperationOwner {
+  readonly path: string;
+  readonly kind: 'file' | 'block device';
+  readonly alignmentBytes: number;
+  readonly #loop: RingLoop;
+  readonly #openThings: OpenThings;
+  readonly #fd: number;
+  readonly #buffered: boolean;
+  readonly #readOnly: boolean;
+  #sizeBytes: number;
+  #underWay = 0;
+  #closed = false;
+
+  constructor(loop: RingLoop, openThings: OpenThings, properties: RingFileProperties) {
+    this.path = properties.path;
+    this.kind = properties.kind;
+    this.alignmentBytes = properties.alignmentBytes;
+    this.#loop = loop;
+    this.#openThings = openThings;
+    this.#fd = properties.fd;
+    this.#buffered = properties.mode === 'buffered';
+    this.#readOnly = properties.readOnly;
+    this.#sizeBytes = properties.sizeBytes;
+    openThings.opened(this);
+  }
+
+  /** Grows with writes beyond it, and changes with `resize`. */
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  read(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
+    this.#transfer(submission.OP_READ, position, region, offset, length, request);
+  }
+
+  write(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
+    assert(!this.#readOnly, 'the file is open for writing');
+    if (this.#buffered) {
+      this.#writeNow(position, region, offset, length, request);
+    } else {
+      this.#transfer(submission.OP_WRITE, position, region, offset, length, request);
+    }
+  }
+
+  sync(request: IoRequest): void {
+    this.#start(submission.OP_FSYNC, 0, 0, 0, submission.FSYNC_DATASYNC, request);
+  }
+
+  discard(position: number, length: number, request: IoRequest): void {
+    this.#assertAligned(position, length);
+    this.#fallocate(position, length, submission.FALLOC_PUNCH_HOLE | submission.FALLOC_KEEP_SIZE, request);
+  }
+
+  async resize(sizeBytes: number): Promise<void> {
+    assert(!this.#closed && this.kind === 'file', 'only an open regular file is resized');
+    const what = `cannot set the size of ${this.path} to ${sizeBytes} bytes`;
+    try {
+      await truncateDescriptor(this.#fd, sizeBytes);
+      // The new size is what later recovery believes in: it has to survive a power loss as data does.
+      await syncDescriptor(this.#fd);
+    } catch (error) {
+      throw this.#failure(what, errnoOf(error), error);
+    }
+    this.#sizeBytes = sizeBytes;
+  }
+
+  async preallocate(position: number, length: number): Promise<void> {
+    assert(this.kind === 'file', 'only a regular file is preallocated');
+    const request = new ControlRequest();
+    this.#fallocate(position, length, 0, request);
+    const result = await request.done;
+    if (result < 0) throw this.#failure(`cannot reserve ${length} bytes of ${this.path}`, result);
+    this.#sizeBytes = Math.max(this.#sizeBytes, position + length);
+  }
+
+  async close(): Promise<void> {
+    assert(!this.#closed, 'a file is closed once');
+    assert(this.#underWay === 0, 'nothing is under way when a file is closed');
+    this.#closed = true;
+    this.#openThings.closed(this);
+    try {
+      await closeDescriptor(this.#fd);
+    } catch (error) {
+      throw this.#failure(`cannot close ${this.path}`, errnoOf(error), error);
+    }
+  }
+
+  operationEnded(operation: Operation, result: number): void {
+    if (result === -EINTR || result === -EAGAIN) {
+      this.#loop.start(operation);
+      return;
+    }
+    const moved = operation.opcode === submission.OP_READ || operation.opcode === submission.OP_WRITE;
+    if (result < 0 || !moved) {
+      this.#finish(operation, result);
+      return;
+    }
+    operation.done += result;
+    if (operation.done === operation.length) {
+      const end = operation.position + result;
+      if (end > this.#sizeBytes) this.#sizeBytes = end;
+      this.#finish(operation, operation.length);
+      return;
+    }
+    if (result === 0 || result % this.alignmentBytes !== 0) {
+      this.#finish(operation, -EIO);
+      return;
+    }
+    operation.position += result;
+    operation.address += result;
+    this.#loop.start(operation);
+  }
+
+  #finish(operation: Operation, result: number): void {
+    const request = operation.request;
+    assert(request !== undefined, 'an operation of a file has a request');
+    this.#loop.release(operation);
+    this.#underWay -= 1;
+    request.ioCompleted(result);
+  }
+
+  #transfer(opcode: number, position: number, region: Region, offset: number, length: number, request: IoRequest) {
+    this.#assertAligned(position, length);
+    assert(offset % this.alignmentBytes === 0, 'offsets are aligned');
+    const address = addressWithin(region, offset, length);
+    const operation = this.#start(opcode, position, address, length, 0, request);
+    operation.region = region;
+  }
+
+  /**
+   * An append through the page cache costs a copy; the ring would hand it to a worker thread of the kernel, since the
+   * file system may block, and that wake-up alone costs several times the copy of a few KiB.
+   */
+  #writeNow(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
+    assert(!this.#closed, 'the file is open');
+    assert(length > 0, 'an I/O moves bytes');
+    const result = addon.writeAt(this.#fd, region.bytes, offset, length, position);
+    if (result > 0 && position + result > this.#sizeBytes) this.#sizeBytes = position + result;
+    this.#loop.completeSoon(request, result);
+  }
+
+  /** The kernel's layout: an fallocate has its length in the address, and its mode in the length. */
+  #fallocate(position: number, length: number, mode: number, request: IoRequest): void {
+    assert(!this.#readOnly && length > 0, 'the file is open for writing, and the range is not empty');
+    this.#start(submission.OP_FALLOCATE, position, length, mode, 0, request);
+  }
+
+  #start(
+    opcode: number,
+    position: number,
+    address: number,
+    length: number,
+    operationFlags: number,
+    request: IoRequest,
+  ): Operation {
+    assert(!this.#closed, 'the file is open');
+    const operation = this.#loop.acquire(this);
+    operation.opcode = opcode;
+    operation.fd = this.#fd;
+    operation.position = position;
+    operation.address = address;
+    operation.length = length;
+    operation.operationFlags = operationFlags;
+    operation.request = request;
+    this.#underWay += 1;
+    this.#loop.start(operation);
+    return operation;
+  }
+
+  #assertAligned(position: number, length: number): void {
+    const alignment = this.alignmentBytes;
+    assert(Number.isSafeInteger(position) && position >= 0, 'a position is a byte offset');
+    assert(position % alignment === 0 && length % alignment === 0, 'positions and lengths are aligned');
+  }
+
+  #failure(what: string, errno: number, cause?: unknown) {
+    const positive = Math.abs(errno);
+    return systemError(positive === ENOSPC || positive === EDQUOT ? 'no-space' : 'io', what, positive, cause);
+  }
+}

@@ -1,0 +1,31 @@
+/**
+ * The kernel's submission entry (struct io_uring_sqe, 64 bytes) as 32-bit words, and the operations that Sledge uses.
+ * Both rings understand it, so that what stands here is all that TypeScript knows of either.
+ *
+ * | word | field | | word | field |
+ * |---|---|---|---|---|
+ * | 0 | opcode, flags << 8, priority << 16 | | 6 | length |
+ * | 1 | descriptor | | 7 | flags of the operation |
+ * | 2, 3 | position, low and high | | 8, 9 | mark that the completion carries |
+ * | 4, 5 | address, low and high | | 10 … 15 | always 0 |
+ */
+export const SUBMISSION_WORDS = 16;
+/** A completion: mark (two words), result, flags. */
+export const COMPLETION_WORDS = 4;
+
+export const OP_FSYNC = 3;
+export const OP_ACCEPT = 13;
+export const OP_ASYNC_CANCEL = 14;
+export const OP_CONNECT = 16;
+export const OP_FALLOCATE = 17;
+export const OP_READ = 22;
+export const OP_WRITE = 23;
+export const OP_SEND = 26;
+export const OP_RECV = 27;
+
+export const FSYNC_DATASYNC = 1;
+export const FALLOC_KEEP_SIZE = 1;
+export const FALLOC_PUNCH_HOLE = 2;
+export const MSG_WAITALL = 0x100;
+export const MSG_NOSIGNAL = 0x4000;
+export const SOCK_CLOEXEC = 0x80000;

@@ -1,0 +1,192 @@
+/**
+ * The `Stream` port over one of Node's sockets, and the way from a plain connection to TLS. Sessions under TLS are not
+ * on the ring: OpenSSL sits between, and Node drives it.
+ *
+ * Invariants:
+ * - Nothing is read ahead beyond the socket's own high-water mark: the socket is read only while a receive is posted.
+ * - A send's memory is Node's until its completion; there is one send at a time.
+ * - The descriptor is closed exactly once, by Node, with the socket, whatever becomes of the handshake.
+ */
+import { Socket } from 'node:net';
+import { createServer } from 'node:tls';
+import { assert } from '../base/assert.ts';
+import { ECANCELED, ECONNRESET } from '../base/errno.ts';
+import type { IoRequest } from '../base/io.ts';
+import type { Region } from '../base/memory.ts';
+import type { Stream } from '../nbd-server/stream.ts';
+import type { TlsMaterial } from './tls.ts';
+
+/** How long the last bytes may take to leave when a stream is closed after its shutdown. */
+const CLOSE_MS = 1000;
+
+export class NodeStream implements Stream {
+  readonly peer: string;
+  readonly encrypted: boolean;
+  readonly #socket: Socket;
+  #receiving: IoRequest | undefined;
+  #receiveRegion: Region | undefined;
+  #receiveOffset = 0;
+  #receiveLength = 0;
+  #sending: IoRequest | undefined;
+  #sendLength = 0;
+  #ended = false;
+  #failure = 0;
+  #shutDown = false;
+  #closed = false;
+
+  /** Takes over a connected socket that nobody else reads. */
+  constructor(socket: Socket, encrypted: boolean, peer: string) {
+    this.#socket = socket;
+    this.encrypted = encrypted;
+    this.peer = peer;
+    socket.on('readable', () => this.#deliver());
+    socket.on('end', () => {
+      this.#ended = true;
+      this.#deliver();
+    });
+    socket.on('error', error => this.#fail(errnoOf(error)));
+    socket.on('close', () => this.#fail(-ECONNRESET));
+  }
+
+  receive(region: Region, offset: number, length: number, request: IoRequest): void {
+    assert(!this.#closed && this.#receiving === undefined && length > 0, 'one receive at a time, on an open stream');
+    this.#receiving = request;
+    this.#receiveRegion = region;
+    this.#receiveOffset = offset;
+    this.#receiveLength = length;
+    // Never from inside of this call.
+    process.nextTick(() => this.#deliver());
+  }
+
+  send(region: Region, offset: number, length: number, request: IoRequest): void {
+    assert(!this.#closed && this.#sending === undefined && length > 0, 'one send at a time, on an open stream');
+    assert(!this.#shutDown, 'nothing is sent after the shutdown');
+    this.#sending = request;
+    this.#sendLength = length;
+    const bytes = Buffer.from(region.bytes.buffer, region.bytes.byteOffset + offset, length);
+    this.#socket.write(bytes, error => this.#sent(error));
+  }
+
+  shutdown(): void {
+    assert(!this.#closed, 'the stream is open');
+    this.#shutDown = true;
+    this.#socket.end();
+  }
+
+  close(): void {
+    assert(!this.#closed, 'a stream is closed once');
+    this.#closed = true;
+    const socket = this.#socket;
+    if (this.#shutDown && !socket.writableFinished && !socket.destroyed) {
+      // The close_notify is still on its way.
+      const timer = setTimeout(() => socket.destroy(), CLOSE_MS);
+      timer.unref();
+      socket.once('close', () => clearTimeout(timer));
+      socket.destroySoon();
+      socket.resume();
+    } else {
+      socket.destroy();
+    }
+    process.nextTick(() => this.#fail(-ECANCELED));
+  }
+
+  #deliver(): void {
+    const request = this.#receiving;
+    if (request === undefined || this.#closed) return;
+    const available = this.#socket.readableLength;
+    const length = Math.min(available, this.#receiveLength);
+    // With nothing there, read(0) has the socket fetch more, and 'readable' or 'end' follows.
+    const bytes: Buffer | null = this.#socket.read(length);
+    if (bytes !== null && bytes.length > 0) {
+      this.#receiveRegion!.bytes.set(bytes, this.#receiveOffset);
+      this.#receiving = undefined;
+      request.ioCompleted(bytes.length);
+    } else if (this.#ended) {
+      this.#receiving = undefined;
+      request.ioCompleted(0);
+    } else if (this.#failure !== 0) {
+      this.#fail(this.#failure);
+    }
+  }
+
+  #sent(error: Error | null | undefined): void {
+    const request = this.#sending;
+    if (request === undefined) return;
+    this.#sending = undefined;
+    if (this.#closed) request.ioCompleted(-ECANCELED);
+    else request.ioCompleted(error ? errnoOf(error) : this.#sendLength);
+  }
+
+  /** The first failure stays; what is under way ends with it. */
+  #fail(errno: number): void {
+    if (this.#failure === 0) this.#failure = errno;
+    const [receiving, sending] = [this.#receiving, this.#sending];
+    // An end that was seen is no failure, even though 'close' follows it.
+    const lost = this.#closed || !this.#ended;
+    if (receiving !== undefined && lost) {
+      this.#receiving = undefined;
+      receiving.ioCompleted(this.#failure);
+    }
+    if (sending !== undefined) {
+      this.#sending = undefined;
+      sending.ioCompleted(this.#failure);
+    }
+  }
+}
+
+export interface UpgradeOptions {
+  readonly handshakeMs: number;
+  /** For the log and the status page. */
+  readonly peer: string;
+}
+
+/**
+ * Server side of STARTTLS on a connected socket: takes `fd` over, resolves with the encrypted stream, rejects when the
+ * handshake fails or takes too long; the descriptor is closed then.
+ *
+ * A `tls.Server` of its own for each connection, since it is what checks the client's certificate; it never listens.
+ */
+export function upgradeToTls(fd: number, material: TlsMaterial, options: UpgradeOptions): Promise<Stream> {
+  const socket = new Socket({ fd, readable: true, writable: true });
+  return new Promise<Stream>((resolve, reject) => {
+    const server = createServer({ ...material.options, handshakeTimeout: options.handshakeMs });
+    const fail = (error: Error): void => {
+      socket.destroy();
+      reject(new Error(reasonOf(error), { cause: error }));
+    };
+    server.once('secureConnection', secure => {
+      socket.removeListener('close', lost);
+      // During the handshake the client's end ends it all; from now on replies still go out after it.
+      secure.allowHalfOpen = true;
+      resolve(new NodeStream(secure, true, options.peer));
+    });
+    server.once('tlsClientError', fail);
+    const lost = (): void => fail(new Error('the connection was lost during the TLS handshake'));
+    socket.once('close', lost);
+    socket.once('error', fail);
+    server.emit('connection', socket);
+  });
+}
+
+/** The server's `upgrade` port, for streams that `detach` can take the descriptor out of. */
+export function tlsUpgrade(
+  material: TlsMaterial,
+  detach: (stream: Stream) => number,
+  handshakeMs: number,
+): (stream: Stream) => Promise<Stream> {
+  return stream => {
+    const { peer } = stream;
+    return upgradeToTls(detach(stream), material, { handshakeMs, peer });
+  };
+}
+
+/** OpenSSL's errors carry a short reason beside a message full of its source files. */
+function reasonOf(error: Error): string {
+  const { reason } = error as { reason?: unknown };
+  return typeof reason === 'string' ? reason : error.message;
+}
+
+function errnoOf(error: Error): number {
+  const { errno } = error as NodeJS.ErrnoException;
+  return errno !== undefined && errno < 0 ? errno : -ECONNRESET;
+}

@@ -1,0 +1,108 @@
+/**
+ * The devices of a node behind one interface: slots are read and written by location. The head's data path and its
+ * destage call it. It runs in the head's process; what it promises is what a sled elsewhere would promise.
+ *
+ * Invariants:
+ * - A sync covers every write whose completion was reported with `wrote` before the sync began.
+ * - After a failed sync of a device, syncs keep failing: nobody is told that what it lost is safe.
+ */
+import { assert } from '../base/assert.ts';
+import { EIO } from '../base/errno.ts';
+import type { IoRequest } from '../base/io.ts';
+import type { Location } from '../base/location.ts';
+import { locationDevice, locationPosition } from '../base/location.ts';
+import type { Region } from '../base/memory.ts';
+import type { Device } from './device.ts';
+
+export class Sled {
+  readonly #devices = new Map<number, Device>();
+
+  add(device: Device): void {
+    assert(!this.#devices.has(device.number), 'device numbers are unique');
+    this.#devices.set(device.number, device);
+  }
+
+  devices(): Iterable<Device> {
+    return this.#devices.values();
+  }
+
+  device(number: number): Device {
+    const device = this.#devices.get(number);
+    assert(device !== undefined, 'every location is on a device that is there');
+    return device;
+  }
+
+  has(number: number): boolean {
+    return this.#devices.has(number);
+  }
+
+  /** Position, offset, length and address are multiples of 4096. */
+  read(location: Location, region: Region, offset: number, length: number, request: IoRequest): void {
+    this.device(locationDevice(location)).file.read(locationPosition(location), region, offset, length, request);
+  }
+
+  write(location: Location, region: Region, offset: number, length: number, request: IoRequest): void {
+    this.device(locationDevice(location)).file.write(locationPosition(location), region, offset, length, request);
+  }
+
+  discard(location: Location, length: number, request: IoRequest): void {
+    this.device(locationDevice(location)).file.discard(locationPosition(location), length, request);
+  }
+
+  /** A write to the device has completed: the next sync has to cover it. */
+  wrote(location: Location): void {
+    this.device(locationDevice(location)).dirty = true;
+  }
+
+  readFailed(location: Location): void {
+    this.device(locationDevice(location)).errors.read++;
+  }
+
+  writeFailed(location: Location): void {
+    this.device(locationDevice(location)).errors.write++;
+  }
+
+  checksumFailed(location: Location): void {
+    this.device(locationDevice(location)).errors.checksum++;
+  }
+
+  /** Syncs every device that was written to; completes with 0 or the first negative errno. */
+  syncData(request: IoRequest): void {
+    new SledSync(this.#devices.values(), request).start();
+  }
+}
+
+class SledSync {
+  readonly #devices: Device[];
+  readonly #request: IoRequest;
+  #pending = 1;
+  #result = 0;
+
+  constructor(devices: Iterable<Device>, request: IoRequest) {
+    this.#devices = [...devices].filter(device => device.dirty || device.failure !== undefined);
+    this.#request = request;
+  }
+
+  start(): void {
+    for (const device of this.#devices) {
+      this.#pending++;
+      device.dirty = false;
+      device.file.sync({ ioCompleted: result => this.#synced(device, result) });
+    }
+    // Never from inside of the call: completes behind a microtask when no device had anything to sync.
+    queueMicrotask(() => this.#finish(0));
+  }
+
+  #synced(device: Device, result: number): void {
+    if (result < 0) {
+      device.errors.write++;
+      device.failure ??= 'a sync of it failed: what was written before may be lost';
+    }
+    this.#finish(device.failure === undefined ? 0 : -EIO);
+  }
+
+  #finish(result: number): void {
+    if (result < 0 && this.#result === 0) this.#result = result;
+    if (--this.#pending === 0) this.#request.ioCompleted(this.#result);
+  }
+}

@@ -1,0 +1,180 @@
+/**
+ * The head's cache of 4 KiB blocks: mass storage is opened O_DIRECT, so what is to be read twice is kept here. Reads
+ * look here first; commits of writes put their data in, so that a hit is always the newest committed content.
+ *
+ * Replacement is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): new blocks enter
+ * a small queue, and only those asked for again while in it, or soon after they left it (the ghost table), reach the
+ * main queue. A scan passes through the small queue and leaves the rest alone. A hit costs one counter, no list surgery.
+ *
+ * Invariants:
+ * - Each slot that has a key stands exactly once in exactly one of the two queues.
+ * - A slot whose content is no longer right is marked invalid, found by nobody, and goes when its queue reaches it.
+ */
+import { assert } from '../base/assert.ts';
+import { KeyTable, keyHigh, keyNumber, keyVolume } from '../base/key-table.ts';
+import type { Region, RegionSource } from '../base/memory.ts';
+import type { BlockNumber, VolumeNumber } from '../base/units.ts';
+import { BLOCK_BYTES, BLOCK_SHIFT } from '../base/units.ts';
+
+/** Slots of one slab of memory: 64 MiB, taken when the slots before are in use. */
+const SLAB_SHIFT = 14;
+const SLAB_SLOTS = 1 << SLAB_SHIFT;
+const FREQUENCY_MAX = 3;
+const SMALL_SHARE = 0.1;
+
+/** Slots in order of arrival; its room is that of all slots, so it never overflows. */
+class SlotQueue {
+  readonly #slots: Int32Array;
+  #head = 0;
+  #count = 0;
+
+  constructor(capacity: number) {
+    this.#slots = new Int32Array(capacity);
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  push(slot: number): void {
+    assert(this.#count < this.#slots.length, 'a slot is in one queue once');
+    let tail = this.#head + this.#count;
+    if (tail >= this.#slots.length) tail -= this.#slots.length;
+    this.#slots[tail] = slot;
+    this.#count++;
+  }
+
+  shift(): number {
+    const slot = this.#slots[this.#head];
+    this.#head = this.#head + 1 === this.#slots.length ? 0 : this.#head + 1;
+    this.#count--;
+    return slot;
+  }
+}
+
+export class BlockCache {
+  readonly capacity: number;
+  readonly #regions: RegionSource;
+  readonly #table: KeyTable;
+  readonly #slabs: Region[] = [];
+  readonly #valid: Uint8Array;
+  readonly #frequency: Uint8Array;
+  readonly #small: SlotQueue;
+  readonly #main: SlotQueue;
+  readonly #smallTarget: number;
+  /** Fingerprints of blocks that left the small queue, by hash; a newer one overwrites. */
+  readonly #ghosts: Uint32Array;
+  /** Blocks that reads found here, and those that they did not; kept by the readers. */
+  hits = 0;
+  misses = 0;
+
+  /** A cache of `bytes`, a multiple of 4096. */
+  constructor(regions: RegionSource, bytes: number) {
+    this.capacity = Math.floor(bytes / BLOCK_BYTES);
+    this.#regions = regions;
+    this.#table = new KeyTable(this.capacity);
+    this.#valid = new Uint8Array(this.capacity);
+    this.#frequency = new Uint8Array(this.capacity);
+    this.#small = new SlotQueue(this.capacity);
+    this.#main = new SlotQueue(this.capacity);
+    this.#smallTarget = Math.max(1, Math.floor(this.capacity * SMALL_SHARE));
+    this.#ghosts = new Uint32Array(2 ** Math.ceil(Math.log2(this.capacity)));
+  }
+
+  get count(): number {
+    return this.#table.count;
+  }
+
+  /** Slot of a block that is in the cache, or -1. Counts as a use of the block. */
+  find(volume: VolumeNumber, block: BlockNumber): number {
+    const slot = this.#table.find(keyHigh(volume, block), block >>> 0);
+    if (slot < 0 || this.#valid[slot] === 0) return -1;
+    if (this.#frequency[slot] < FREQUENCY_MAX) this.#frequency[slot]++;
+    return slot;
+  }
+
+  /** As `find`, for the head's own purposes: not a use of the block. */
+  peek(volume: VolumeNumber, block: BlockNumber): number {
+    const slot = this.#table.find(keyHigh(volume, block), block >>> 0);
+    return slot < 0 || this.#valid[slot] === 0 ? -1 : slot;
+  }
+
+  /** Copies `length` bytes of a slot, from `from` within the block, to `offset` of `target`. */
+  copyOut(slot: number, from: number, length: number, target: Uint8Array, offset: number): void {
+    const start = ((slot & (SLAB_SLOTS - 1)) << BLOCK_SHIFT) + from;
+    target.set(this.#slabs[slot >>> SLAB_SHIFT].bytes.subarray(start, start + length), offset);
+  }
+
+  /** Puts a block in, or replaces its content. `offset` is where its 4096 bytes begin in `source`. */
+  put(volume: VolumeNumber, block: BlockNumber, source: Uint8Array, offset: number): void {
+    const high = keyHigh(volume, block);
+    const low = block >>> 0;
+    let slot = this.#table.find(high, low);
+    if (slot < 0) {
+      if (this.#table.count === this.capacity) this.#evict();
+      slot = this.#table.insert(high, low);
+      if (slot >>> SLAB_SHIFT === this.#slabs.length) this.#addSlab();
+      this.#frequency[slot] = 0;
+      const hash = mix(high, low);
+      if (this.#ghosts[hash & (this.#ghosts.length - 1)] === hash >>> 0) this.#main.push(slot);
+      else this.#small.push(slot);
+    }
+    this.#valid[slot] = 1;
+    const start = (slot & (SLAB_SLOTS - 1)) << BLOCK_SHIFT;
+    this.#slabs[slot >>> SLAB_SHIFT].bytes.set(source.subarray(offset, offset + BLOCK_BYTES), start);
+  }
+
+  /** Makes sure that no block of [first, first + count) is found any more. */
+  invalidate(volume: VolumeNumber, first: number, count: number): void {
+    if (count <= this.#table.count) {
+      for (let block = first; block < first + count; block++) {
+        const slot = this.#table.find(keyHigh(volume, block), block >>> 0);
+        if (slot >= 0) this.#valid[slot] = 0;
+      }
+      return;
+    }
+    for (let slot = 0; slot < this.#table.rowsTouched; slot++) {
+      const high = this.#table.highOf(slot);
+      if (keyVolume(high) !== volume) continue;
+      const block = keyNumber(high, this.#table.lowOf(slot));
+      if (block >= first && block < first + count) this.#valid[slot] = 0;
+    }
+  }
+
+  #evict(): void {
+    for (;;) {
+      if (this.#small.count > this.#smallTarget || this.#main.count === 0) {
+        const slot = this.#small.shift();
+        if (this.#valid[slot] === 1 && this.#frequency[slot] > 0) {
+          this.#frequency[slot] = 0;
+          this.#main.push(slot);
+          continue;
+        }
+        const hash = mix(this.#table.highOf(slot), this.#table.lowOf(slot));
+        if (this.#valid[slot] === 1) this.#ghosts[hash & (this.#ghosts.length - 1)] = hash >>> 0;
+        this.#table.remove(slot);
+        return;
+      }
+      const slot = this.#main.shift();
+      if (this.#valid[slot] === 1 && this.#frequency[slot] > 0) {
+        this.#frequency[slot]--;
+        this.#main.push(slot);
+        continue;
+      }
+      this.#table.remove(slot);
+      return;
+    }
+  }
+
+  #addSlab(): void {
+    const slots = Math.min(SLAB_SLOTS, this.capacity - this.#slabs.length * SLAB_SLOTS);
+    this.#slabs.push(this.#regions.allocate(slots * BLOCK_BYTES));
+  }
+}
+
+function mix(high: number, low: number): number {
+  let hash = Math.imul(low ^ Math.imul(high, 0x85ebca6b), 0x9e3779b1);
+  hash ^= hash >>> 16;
+  hash = Math.imul(hash, 0x7feb352d);
+  return (hash ^ (hash >>> 15)) | 1;
+}

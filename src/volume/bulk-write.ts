@@ -1,0 +1,134 @@
+/**
+ * Writes whole chunks: the data goes to fresh slots, and when it is there a record that names them is appended. The data
+ * is so written once, and a crash in between leaves the old chunks as they were. The caller holds the chunks' lock, so
+ * that nothing is appended for them in between; it is given free here.
+ */
+import { assert } from '../base/assert.ts';
+import { takeSums } from '../base/checksum.ts';
+import { EIO, ENOSPC } from '../base/errno.ts';
+import type { IoRequest } from '../base/io.ts';
+import type { Location } from '../base/location.ts';
+import type { Region } from '../base/memory.ts';
+import type { BlockNumber } from '../base/units.ts';
+import type { BulkChunk, OpOwner } from '../oplog/log.ts';
+import { bulkRecordBytes } from '../oplog/record.ts';
+import type { Volume } from './volume.ts';
+import type { RoomWaiter, Writer } from './writer.ts';
+
+export class BulkWrite implements IoRequest, RoomWaiter {
+  readonly #writer: Writer;
+  readonly #volume: Volume;
+  readonly #first: BlockNumber;
+  readonly #count: number;
+  readonly #region: Region | undefined;
+  readonly #regionOffset: number;
+  readonly #durable: boolean;
+  readonly #owner: OpOwner;
+  readonly #chunks: BulkChunk[] = [];
+  #pending = 1;
+  #errno = 0;
+
+  /** `count` chunks from block `first` on become what lies in `region`, or allocated zeroes without one. */
+  constructor(
+    writer: Writer,
+    volume: Volume,
+    first: BlockNumber,
+    count: number,
+    region: Region | undefined,
+    regionOffset: number,
+    durable: boolean,
+    owner: OpOwner,
+  ) {
+    this.#writer = writer;
+    this.#volume = volume;
+    this.#first = first;
+    this.#count = count;
+    this.#region = region;
+    this.#regionOffset = regionOffset;
+    this.#durable = durable;
+    this.#owner = owner;
+  }
+
+  start(): void {
+    const { slots } = this.#writer.ports;
+    const { chunkBytes, blocksPerChunk } = this.#volume;
+    for (let i = 0; i < this.#count; i++) {
+      const location = slots.allocate(this.#volume.number, chunkBytes);
+      if (location === undefined) {
+        this.#fail(ENOSPC);
+        return;
+      }
+      const dataOffset = this.#regionOffset + i * chunkBytes;
+      const data = this.#region?.bytes;
+      const chunk = { location, sums: new Uint32Array(blocksPerChunk), dataOffset };
+      this.#chunks.push(data === undefined ? chunk : { ...chunk, data });
+    }
+    if (this.#region !== undefined) this.#writeData(this.#region);
+    this.#writeDone();
+  }
+
+  ioCompleted(result: number): void {
+    if (result < 0) this.#errno = EIO;
+    this.#writeDone();
+  }
+
+  tryAppend(): boolean {
+    const { log } = this.#writer.ports;
+    if (log.failure !== 0) {
+      this.#fail(EIO);
+      return true;
+    }
+    const volume = this.#volume;
+    const bytes = bulkRecordBytes(this.#count, volume.blocksPerChunk);
+    if (!this.#writer.admit(bytes, this.#count, this)) return false;
+    const op = volume.takeOpNumber();
+    const firstChunk = volume.chunkOf(this.#first);
+    log.appendBulk(volume.number, op, firstChunk, this.#chunks, this.#owner, this.#durable);
+    this.#unlock();
+    return true;
+  }
+
+  /** Chunks whose slots follow one another are written as one. */
+  #writeData(region: Region): void {
+    const { reads, storage } = this.#writer.ports;
+    const { chunkBytes, blocksPerChunk } = this.#volume;
+    for (let i = 0; i < this.#count; ) {
+      let j = i + 1;
+      while (j < this.#count && this.#chunks[j].location === this.#chunks[j - 1].location + blocksPerChunk) j++;
+      this.#pending++;
+      const offset = this.#regionOffset + i * chunkBytes;
+      storage.write(this.#chunks[i].location, region, offset, (j - i) * chunkBytes, this);
+      i = j;
+    }
+    // While the device works.
+    for (let i = 0; i < this.#count; i++) {
+      const offset = this.#regionOffset + i * chunkBytes;
+      takeSums(reads.checksums, region.bytes, offset, blocksPerChunk, this.#chunks[i].sums, 0);
+    }
+  }
+
+  #writeDone(): void {
+    if (--this.#pending > 0) return;
+    const { storage } = this.#writer.ports;
+    if (this.#errno !== 0) {
+      storage.writeFailed(this.#chunks[0].location);
+      this.#fail(this.#errno);
+      return;
+    }
+    if (this.#region !== undefined) for (const chunk of this.#chunks) storage.wrote(chunk.location);
+    if (!this.tryAppend()) this.#writer.waitForRoom(this);
+  }
+
+  #fail(errno: number): void {
+    assert(errno > 0, 'a failure has an errno');
+    const { slots } = this.#writer.ports;
+    const given: Location[] = this.#chunks.map(chunk => chunk.location);
+    for (const location of given) slots.release(location);
+    this.#unlock();
+    this.#owner.completed(errno);
+  }
+
+  #unlock(): void {
+    this.#volume.locks.free(this.#first, this.#first + this.#count * this.#volume.blocksPerChunk);
+  }
+}

@@ -1,0 +1,205 @@
+/**
+ * Carries out what changes a volume: writes, zeroes and trims become operations in the log. Whole blocks that come in
+ * small requests are appended at once; everything else is cut into pieces by a `WriteJob`.
+ *
+ * Invariants:
+ * - An operation gets its number when it is appended, in the order of appending; what was appended is never taken back.
+ * - Who finds no room in the log or the overlay waits in order of arrival, in front of everything that comes later.
+ * - A payload that is valid only during `submit` is copied before the call returns.
+ *
+ * Atomic is the block: of a request that was not answered, each 4 KiB block is either wholly old or wholly new.
+ */
+import { assert } from '../base/assert.ts';
+import { EIO } from '../base/errno.ts';
+import type { IoRequest } from '../base/io.ts';
+import { nbdInlineBytesMax } from '../base/limits.ts';
+import type { Location } from '../base/location.ts';
+import type { Region } from '../base/memory.ts';
+import { RingQueue } from '../base/ring-queue.ts';
+import type { BlockNumber, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
+import { BLOCK_BYTES } from '../base/units.ts';
+import type { VolumeRequest } from '../nbd-server/exported-volume.ts';
+import type { BulkChunk, OpOwner } from '../oplog/log.ts';
+import { RECORD_HEADER_BYTES, RecordKind, writeRecordBytes } from '../oplog/record.ts';
+import type { ReadPorts } from './span.ts';
+import type { SpanPool } from './span.ts';
+import type { Volume } from './volume.ts';
+import { WriteJob } from './write-job.ts';
+
+/** The log, as far as writing needs it (`oplog/log.ts`). */
+export interface LogAppends {
+  readonly failure: number;
+  readonly committedEnd: LogPosition;
+  readonly appendedEnd: LogPosition;
+  hasRoom(recordBytes: number): boolean;
+  appendWrite(
+    volume: VolumeNumber,
+    op: OpNumber,
+    first: BlockNumber,
+    count: number,
+    source: Uint8Array,
+    sourceOffset: number,
+    owner: OpOwner,
+    durableWanted: boolean,
+  ): void;
+  appendBulk(
+    volume: VolumeNumber,
+    op: OpNumber,
+    firstChunk: number,
+    chunks: readonly BulkChunk[],
+    owner: OpOwner,
+    durableWanted: boolean,
+  ): void;
+  appendRange(
+    kind: RecordKind,
+    volume: VolumeNumber,
+    op: OpNumber,
+    first: BlockNumber,
+    count: number,
+    owner: OpOwner,
+    durableWanted: boolean,
+  ): void;
+}
+
+export interface StorageWrites {
+  write(location: Location, region: Region, offset: number, length: number, request: IoRequest): void;
+  /** A write has completed: the next sync has to cover it. */
+  wrote(location: Location): void;
+  writeFailed(location: Location): void;
+}
+
+export interface SlotSource {
+  /** Undefined when mass storage is full. */
+  allocate(volume: VolumeNumber, chunkBytes: number): Location | undefined;
+  /** A slot that no record names. */
+  release(location: Location): void;
+}
+
+export interface WritePorts {
+  readonly reads: ReadPorts;
+  readonly spans: SpanPool;
+  readonly log: LogAppends;
+  readonly storage: StorageWrites;
+  readonly slots: SlotSource;
+  /** The overlay or the log is short of room: the destage should hurry. */
+  roomWanted(): void;
+}
+
+/** Waits until its next record fits. */
+export interface RoomWaiter {
+  /** Tries again; true when it does not wait for room any more, whatever became of it. */
+  tryAppend(): boolean;
+}
+
+/** Told when all that was appended before it asked has been committed. */
+export interface CommitWaiter {
+  committedSoFar(): void;
+}
+
+export class Writer {
+  readonly ports: WritePorts;
+  readonly #waiting = new RingQueue<RoomWaiter>();
+  readonly #jobs: WriteJob[] = [];
+  #commitWaiters: CommitWaiter[] = [];
+
+  constructor(ports: WritePorts) {
+    this.ports = ports;
+  }
+
+  get waitingCount(): number {
+    return this.#waiting.length;
+  }
+
+  write(volume: Volume, request: VolumeRequest): void {
+    const { offsetBytes, lengthBytes } = request;
+    const first = (offsetBytes / BLOCK_BYTES) as BlockNumber;
+    const count = lengthBytes / BLOCK_BYTES;
+    if (
+      lengthBytes > 0 &&
+      lengthBytes <= nbdInlineBytesMax &&
+      Number.isInteger(first) &&
+      Number.isInteger(count) &&
+      (volume.locks.isEmpty || !volume.locks.overlaps(first, first + count)) &&
+      this.admit(writeRecordBytes(count), count, undefined)
+    ) {
+      const durable = request.fua || volume.ack === 'durable';
+      const { bytes } = request.region;
+      const op = volume.takeOpNumber();
+      this.ports.log.appendWrite(volume.number, op, first, count, bytes, request.regionOffset, request, durable);
+      return;
+    }
+    this.start(volume, request);
+  }
+
+  /** Anything else that changes the volume, in pieces. */
+  start(volume: Volume, request: VolumeRequest): void {
+    if (this.ports.log.failure !== 0) {
+      request.completed(EIO);
+      return;
+    }
+    (this.#jobs.pop() ?? new WriteJob(this, this.#jobs)).start(volume, request);
+  }
+
+  /** Appends the operation that gives a volume a new size. */
+  resize(volume: Volume, sizeBytes: number, owner: OpOwner): void {
+    const waiter: RoomWaiter = {
+      tryAppend: () => {
+        if (this.ports.log.failure !== 0) {
+          owner.completed(EIO);
+          return true;
+        }
+        if (!this.admit(RECORD_HEADER_BYTES, 0, waiter)) return false;
+        const op = volume.takeOpNumber();
+        const blocks = (sizeBytes / BLOCK_BYTES) as BlockNumber;
+        this.ports.log.appendRange(RecordKind.resize, volume.number, op, blocks, 0, owner, true);
+        return true;
+      },
+    };
+    if (!waiter.tryAppend()) this.waitForRoom(waiter);
+  }
+
+  /**
+   * Whether a record of this length that enters `rows` rows into the overlay may be appended now; the rows are then
+   * reserved. Those who wait already come first: `waiter` is the one that asks, if it is one of them.
+   */
+  admit(recordBytes: number, rows: number, waiter: RoomWaiter | undefined): boolean {
+    if (this.#waiting.length > 0 && this.#waiting.peek() !== waiter) return false;
+    const { overlay } = this.ports.reads;
+    if (overlay.reserve(rows)) {
+      if (this.ports.log.hasRoom(recordBytes)) return true;
+      overlay.release(rows);
+    }
+    this.ports.roomWanted();
+    return false;
+  }
+
+  waitForRoom(waiter: RoomWaiter): void {
+    if (this.#waiting.peek() !== waiter) this.#waiting.push(waiter);
+  }
+
+  /** Room may have come free. */
+  resume(): void {
+    while (this.#waiting.length > 0 && this.#waiting.peek()!.tryAppend()) this.#waiting.shift();
+  }
+
+  waitForCommit(waiter: CommitWaiter): void {
+    if (this.ports.log.committedEnd === this.ports.log.appendedEnd) waiter.committedSoFar();
+    else this.#commitWaiters.push(waiter);
+  }
+
+  batchCommitted(): void {
+    if (this.#commitWaiters.length === 0 || this.ports.log.committedEnd < this.ports.log.appendedEnd) return;
+    const waiters = this.#commitWaiters;
+    this.#commitWaiters = [];
+    for (const waiter of waiters) waiter.committedSoFar();
+  }
+
+  /** The log has failed: nobody who waits will get room. */
+  logFailed(): void {
+    assert(this.ports.log.failure !== 0, 'the log has failed');
+    this.resume();
+    const waiters = this.#commitWaiters;
+    this.#commitWaiters = [];
+    for (const waiter of waiters) waiter.committedSoFar();
+  }
+}

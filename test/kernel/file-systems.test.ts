@@ -1,0 +1,88 @@
+/**
+ * A file system's life under the kernel's own client: made, filled, verified, detached, attached again, compared, trimmed,
+ * checked. The space of the volume rises with the files and falls with the trim, measured on the server.
+ */
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import t from 'tap';
+import { temporaryDirectory, waitUntil } from '../support/nbd-programs.ts';
+import { guestValues, runGuestOk, skipWithoutRig } from '../support/rig.ts';
+import { allocatedBytes, startServer } from '../support/server-process.ts';
+
+const MIB = 2 ** 20;
+/** Files of 48 and 64 MiB are removed before the trim. */
+const removedBytes = 112 * MIB;
+
+/** Looks until `enough` holds or the time is over, since data moves to mass storage behind the client's back. */
+async function settledAllocation(
+  dataDirectory: string,
+  enough: (bytes: number) => boolean,
+  timeoutMs: number,
+): Promise<number> {
+  const end = performance.now() + timeoutMs;
+  for (;;) {
+    const bytes = await allocatedBytes(dataDirectory, 'disk');
+    if (enough(bytes) || performance.now() > end) return bytes;
+    await new Promise(resolve => setTimeout(resolve, 500));
+  }
+}
+
+t.setTimeout(240_000);
+
+for (const type of ['ext4', 'xfs'] as const) {
+  t.test(
+    `${type} on one TCP connection: fill, verify, compare, trim, check`,
+    {
+      skip: skipWithoutRig(),
+      timeout: 110_000,
+    },
+    async t => {
+      const directory = temporaryDirectory(t);
+      const share = join(directory, 'share');
+      mkdirSync(share);
+      const sizeBytes = 400 * MIB;
+      const dataDirectory = join(directory, 'data');
+      const server = await startServer(t, {
+        dataDirectory,
+        volumes: [{ name: 'disk', sizeBytes }],
+        tcp: true,
+        // A small log, so that most of the data has to move on to mass storage.
+        sledgeArguments: ['--log', '64MiB'],
+      });
+      const guest = runGuestOk({
+        script: 'file-system.sh',
+        args: [String(server.port), 'disk', type, share],
+        share,
+        limitSeconds: 90,
+      });
+      // Awaited below: until then its failure is looked at here.
+      let ended = false;
+      guest.then(
+        () => {
+          ended = true;
+        },
+        () => {
+          ended = true;
+        },
+      );
+      await waitUntil(() => ended || existsSync(join(share, 'filled')), 80_000, 'the guest to fill the file system');
+      const filled = ended ? 0 : await settledAllocation(dataDirectory, bytes => bytes >= removedBytes, 20_000);
+      writeFileSync(join(share, 'measured'), '');
+      const values = guestValues(await guest);
+
+      t.equal(values.get('size'), String(sizeBytes));
+      t.ok(Number(values.get('discard')) > 0, 'the kernel knows that it may discard');
+      t.equal(values.get('cache'), 'write back', 'the kernel sends flushes');
+      t.equal(values.get('compared'), 'yes');
+      t.equal(values.get('clean'), 'yes');
+      t.equal(values.get('complaints'), '0');
+      const trimmed = await settledAllocation(dataDirectory, bytes => bytes < filled - removedBytes / 2, 20_000);
+      t.comment(`allocated: ${Math.round(filled / MIB)} MiB filled, ${Math.round(trimmed / MIB)} MiB after fstrim`);
+      t.comment(
+        `files took ${Math.round(Number(values.get('used')) / MIB)} MiB; ${values.get('trimmed')} bytes were trimmed`,
+      );
+      t.ok(filled >= removedBytes, 'the volume takes the space of what was written');
+      t.ok(trimmed < filled - removedBytes * 0.75, 'trimmed space is given back');
+    },
+  );
+}
