@@ -69,6 +69,10 @@ export const destageFillStart = 0.6;
 export const destageFillLow = 0.5;
 /** An operation is destaged after this time at the latest, however little there is to do. */
 export const destageAgeMs = 30_000;
+/** Trimmed chunks leave the index after this time: what a volume takes is seen to fall soon. */
+export const dropAgeMs = 1000;
+/** Space that is given back to a device in one call. */
+export const discardBytesMax = 64 * MIB;
 export const destageBatchBytes = 8 * MIB;
 export const destageBatchChunks = 2048;
 export const destageWritesInFlight = 64;

@@ -26,6 +26,7 @@ import {
   destageFillLow,
   destageFillStart,
   destageWritesInFlight,
+  dropAgeMs,
   retiredChunksMax,
 } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
@@ -85,6 +86,7 @@ export class Destage implements DestageControl {
   #stuck = false;
   #idleWaiters: (() => void)[] = [];
   #ageTimer: CancelTimer | undefined;
+  #dropTimer: CancelTimer | undefined;
   #cutWanted = 0 as LogPosition;
   steps = 0;
 
@@ -98,6 +100,16 @@ export class Destage implements DestageControl {
     if (this.#running || this.#stopped) return;
     if (this.#wanted || this.#isFull()) this.#begin();
     else this.#ageTimer ??= this.#ports.clock.after(destageAgeMs, () => this.#grownOld());
+  }
+
+  /** Whole chunks were trimmed or zeroed: their slots are given up soon, without waiting for a step. */
+  dropped(): void {
+    if (this.#stopped) return;
+    this.#dropTimer ??= this.#ports.clock.after(dropAgeMs, () => {
+      this.#dropTimer = undefined;
+      if (this.#running) this.dropped();
+      else this.#begin(() => this.#carryDrops());
+    });
   }
 
   hurry(): void {
@@ -125,6 +137,7 @@ export class Destage implements DestageControl {
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#ageTimer?.();
+    this.#dropTimer?.();
     while (this.#running) await this.#idle();
   }
 
@@ -159,9 +172,9 @@ export class Destage implements DestageControl {
     if (!this.#running && this.#head.log.cut < this.#cutWanted) this.#begin();
   }
 
-  #begin(): void {
+  #begin(work: () => Promise<void> = () => this.#run()): void {
     if (this.#stopped || this.#head.log.failure !== 0) return;
-    this.#exclusive(() => this.#run()).then(
+    this.#exclusive(work).then(
       () => {
         if (this.#stuck) this.#ports.events.recovered();
         this.#stuck = false;
@@ -256,7 +269,7 @@ export class Destage implements DestageControl {
   /** Takes out of the index what was trimmed or zeroed as whole chunks. */
   async #carryDrops(): Promise<void> {
     for (const volume of [...this.#head.volumes()]) {
-      if (!volume.hasDropped) continue;
+      if (!volume.hasDropped || volume.state !== 'present') continue;
       const ranges = [...volume.beginDropping().ranges()];
       // Operations that were committed meanwhile are in the log, but perhaps not synced.
       await this.#logSynced();

@@ -15,6 +15,7 @@ import type { BouncePool } from '../base/bounce-pool.ts';
 import type { Checksums } from '../base/checksum.ts';
 import { NO_SUM } from '../base/checksum.ts';
 import { EIO, errnoName } from '../base/errno.ts';
+import { indexEntriesMax } from '../base/limits.ts';
 import type { BlockNumber, ChunkNumber, LogPosition, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
@@ -35,7 +36,6 @@ import type { RequestHandler } from '../volume/volume.ts';
 import { Volume } from '../volume/volume.ts';
 import { Writer } from '../volume/writer.ts';
 import type { SlotAllocator } from './slot-allocator.ts';
-import { indexEntriesMax } from '../base/limits.ts';
 
 export interface HeadPorts {
   readonly index: IndexStore;
@@ -59,6 +59,8 @@ export interface HeadEvents {
 export interface DestageControl {
   /** Something was committed: the destage may have reason to begin. */
   committed(): void;
+  /** Whole chunks were trimmed or zeroed. */
+  dropped(): void;
   /** A client waits for room in log or overlay. */
   hurry(): void;
   /** Whether a transaction that is under way will make the index refer to this entry. */
@@ -313,6 +315,7 @@ export class Head implements Committer, RequestHandler {
       overlay.removeChunk(row);
     });
     volume.drop(firstWhole, endWhole);
+    this.#destage?.dropped();
   }
 
   #zeroBlocks(volume: Volume, op: LoggedOp, from: number, to: number): void {
@@ -336,4 +339,3 @@ export class Head implements Committer, RequestHandler {
 export function logFailureText(errno: number): string {
   return `the op log failed with ${errnoName(errno === 0 ? EIO : errno)}`;
 }
-

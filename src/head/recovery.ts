@@ -79,7 +79,10 @@ export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { 
     const row = judge(scan);
     first ??= row;
     if (row === 'broken') {
-      throw new SledgeError('corrupt', `the op log is damaged at position ${scan.end}: operations behind it were durable`);
+      throw new SledgeError(
+        'corrupt',
+        `the op log is damaged at position ${scan.end}: operations behind it were durable`,
+      );
     }
     const bad = row === 'torn' ? scan.damagedData! : await replay.firstUnwritten(scan.durable, regions);
     if (bad === undefined) {

@@ -9,7 +9,8 @@
  * - A slot is handed out only while nothing can read or replay it: a slot that lost its last reference stays *retired*
  *   until the log's cut has passed every record that names it.
  * - `indexed` is a subset of `used`; both belong to the column's one volume.
- * - A column without a used slot goes back to its device, and its space with it.
+ * - A column without a used slot goes back to its device.
+ * - A slot whose content was dropped is in use until its space has been given back.
  */
 import { assert } from '../base/assert.ts';
 import { columnBytes } from '../base/limits.ts';
@@ -17,12 +18,12 @@ import type { Location } from '../base/location.ts';
 import { locationDevice, locationOf, locationPosition } from '../base/location.ts';
 import { RingQueue } from '../base/ring-queue.ts';
 import type { LogPosition, VolumeNumber } from '../base/units.ts';
+import { BLOCK_BYTES } from '../base/units.ts';
 import type { ColumnEntry, IndexTransaction } from '../index/index-store.ts';
 import type { Device } from '../sled/device.ts';
 
-/** What the allocator asks for when space has come free. */
+/** Gives the space of dropped slots back to the device; `SlotAllocator.discarded` is called when it has. */
 export interface SpaceReturn {
-  /** The range of a device holds nothing any more. */
   discard(location: Location, lengthBytes: number): void;
 }
 
@@ -70,9 +71,10 @@ export class SlotAllocator {
   readonly #retired = new RingQueue<Retired>();
   readonly #changed = new Set<Column>();
   readonly #returned = new Map<number, Column>();
-  readonly #space: SpaceReturn;
+  #space: SpaceReturn | undefined;
 
-  constructor(space: SpaceReturn) {
+  /** Where dropped slots go before they are free; without one they are free at once. */
+  returnSpaceTo(space: SpaceReturn): void {
     this.#space = space;
   }
 
@@ -221,18 +223,32 @@ export class SlotAllocator {
   release(location: Location): void {
     const column = this.#columnOf(location);
     this.#spaceOf(column.volume, column.chunkBytes).usedSlots--;
-    this.#free(location, false);
+    this.#free(location);
   }
 
   /** The log was cut here: what was retired before is free. */
   cutPassed(cut: LogPosition): void {
     for (let next = this.#retired.peek(); next !== undefined && next.until <= cut; next = this.#retired.peek()) {
       this.#retired.shift();
-      this.#free(next.location, next.dropped);
+      if (next.dropped && this.#space !== undefined) {
+        this.#space.discard(next.location, this.#columnOf(next.location).chunkBytes);
+      } else {
+        this.#free(next.location);
+      }
     }
   }
 
-  #free(location: Location, dropped: boolean): void {
+  /** The space of one or more slots that follow one another has been given back. */
+  discarded(location: Location, lengthBytes: number): void {
+    const end = location + lengthBytes / BLOCK_BYTES;
+    for (let at: number = location; at < end; ) {
+      const { chunkBytes } = this.#columnOf(at as Location);
+      this.#free(at as Location);
+      at += chunkBytes / BLOCK_BYTES;
+    }
+  }
+
+  #free(location: Location): void {
     const column = this.#columnOf(location);
     const slot = this.#slotOf(column, location);
     assert(testBit(column.used, slot) && !testBit(column.indexed, slot), 'a slot is freed once, and out of the index');
@@ -243,7 +259,6 @@ export class SlotAllocator {
       this.#giveBack(column);
     } else {
       this.#open(this.#spaceOf(column.volume, column.chunkBytes), column);
-      if (dropped) this.#space.discard(location, column.chunkBytes);
     }
   }
 
@@ -252,7 +267,6 @@ export class SlotAllocator {
     const space = this.#devices.find(candidate => candidate.device === column.device);
     assert(space !== undefined, 'a column is on a device');
     insertDescending(space.free, column.number);
-    this.#space.discard(this.#location(column, 0), columnBytes);
   }
 
   #forget(column: Column): void {

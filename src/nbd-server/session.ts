@@ -29,13 +29,21 @@ import { ReplyQueue, type ReplyQueueOwner } from './reply-queue.ts';
 import type { SessionMemory } from './session-memory.ts';
 import type { ConnectionSnapshot, ServerStatistics } from './statistics.ts';
 import type { Stream } from './stream.ts';
-import * as phase from './transmission.ts';
-import { Transmission, type TransmissionOwner } from './transmission.ts';
+import {
+  BLOCKED,
+  DISCONNECT,
+  NEEDS_BYTES,
+  NEEDS_PAYLOAD,
+  Transmission,
+  type TransmissionOwner,
+} from './transmission.ts';
 
 /** How long the client may take to close after we have. */
 const LINGER_MS = 1000;
 /** A client that neither takes its replies nor sends its payload for so long holds memory for nothing. */
 export const STALL_TIMEOUT_MS = 60_000;
+/** A payload that brings less than this in that time counts as stopped: it holds up to 32 MiB that others wait for. */
+const STALL_BYTES = 64 * 1024;
 
 export interface SessionPorts {
   readonly turns: Turns;
@@ -78,7 +86,7 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
   /** Sum of what has moved, and when it last changed: see `checkStall`. */
   #progressSeen = 0;
   #progressMs = 0;
-  #receiveCount = 0;
+  #receivedBytes = 0;
 
   constructor(ports: SessionPorts, stream: Stream, memory: SessionMemory) {
     this.#ports = ports;
@@ -178,7 +186,6 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
 
   ioCompleted(result: number): void {
     this.#receiving = false;
-    this.#receiveCount += 1;
     if (this.#phase === 'closing') {
       this.#askForTurn();
     } else if (result <= 0) {
@@ -187,6 +194,7 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
       this.#input.clear();
       this.#receive();
     } else {
+      this.#receivedBytes += result;
       if (this.#receivingPayload) this.#transmission!.payloadReceived(result);
       else this.#input.end += result;
       this.#consume();
@@ -208,17 +216,17 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
 
   #consumeRequests(transmission: Transmission): void {
     switch (transmission.consume(this.#input)) {
-      case phase.NEEDS_BYTES:
+      case NEEDS_BYTES:
         this.#receive();
         break;
-      case phase.NEEDS_PAYLOAD:
+      case NEEDS_PAYLOAD:
         this.#receivePayload(transmission);
         break;
-      case phase.BLOCKED:
+      case BLOCKED:
         this.#blocked = true;
         this.#askForTurn();
         break;
-      case phase.DISCONNECT:
+      case DISCONNECT:
         this.#finish();
         break;
       default:
@@ -308,6 +316,8 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
   }
 
   drain(): void {
+    if (this.#draining) return;
+    this.#draining = true;
     if (this.#phase === 'handshake' || this.#phase === 'upgrading') {
       this.#handshake.drain();
       // The next option is answered with ERR_SHUTDOWN; whoever does not leave upon that is put out.
@@ -317,7 +327,6 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
     }
     if (this.#phase !== 'transmission') return;
     // While requests are in flight, later ones are answered with ESHUTDOWN; with the last the session is over.
-    this.#draining = true;
     this.#transmission!.drain();
     this.#cancelTimer = this.#ports.clock.after(LINGER_MS, () => {
       if (this.#transmission!.payloadArriving) this.#close();
@@ -398,7 +407,7 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
   /** Called now and then by the server: ends a connection whose client has stopped to take or give. */
   checkStall(nowMs: number): void {
     const stuck = this.#queue.sending || (this.#transmission?.payloadArriving ?? false);
-    const progress = this.#queue.progress + this.#receiveCount;
+    const progress = this.#queue.progress + Math.floor(this.#receivedBytes / STALL_BYTES);
     if (!stuck || progress !== this.#progressSeen) {
       this.#progressSeen = progress;
       this.#progressMs = nowMs;

@@ -6,10 +6,10 @@
  */
 import { existsSync, statfsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { SledgeError } from '../base/errors.ts';
 import type { Checksums } from '../base/checksum.ts';
-import { GIB, roundDown } from '../base/units.ts';
+import { SledgeError } from '../base/errors.ts';
 import { columnBytes } from '../base/limits.ts';
+import { GIB, roundDown } from '../base/units.ts';
 import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
 import type { Device } from '../sled/device.ts';
 import { examineDevice, openDevice, takeDevice } from '../sled/device.ts';

@@ -313,7 +313,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     if (errno !== 0) log.error({ errno: errnoName(errno) }, 'what was written last is not durable');
     await destage.stop();
     await head.log.close();
-    await this.#parts.space.idle();
+    await this.#parts.space.stop();
     for (const close of closers) await close();
   }
 }

@@ -85,10 +85,9 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   checkAborted();
   const started = performance.now();
   const events = headEvents(problems, log);
-  const space = new DiscardedSpace();
   const bounce = new BouncePool(platform, bounceBufferCount);
   const recovered = await recover({
-    newHead: () => newHead(platform, index, devices, options, events, bounce, space),
+    newHead: () => newHead(platform, index, devices, options, events, bounce),
     live: found.live,
     segmentBytes: logSegmentBytes,
     cut: before.cut,
@@ -106,8 +105,16 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     { segmentBytes: logSegmentBytes, limitBytes: options.logBytes },
     { epoch, cut: before.cut, end, live: found.live, spare },
   );
-  const destage = new Destage({ head, clock: platform, regions: platform, epoch, events: destageEvents(problems, log) });
+  const destage = new Destage({
+    head,
+    clock: platform,
+    regions: platform,
+    epoch,
+    events: destageEvents(problems, log),
+  });
   head.start(opLog, destage);
+  const space = new DiscardedSpace(head.sled, head.slots);
+  head.slots.returnSpaceTo(space);
   closers.unshift(() => destage.stop());
   destage.committed();
   const tls = options.tls?.mode ?? 'off';
@@ -121,11 +128,9 @@ function newHead(
   options: NodeOptions,
   events: HeadEvents,
   bounce: BouncePool,
-  space: DiscardedSpace,
 ): Head {
   const sled = new Sled();
-  space.use(sled);
-  const slots = new SlotAllocator(space);
+  const slots = new SlotAllocator();
   for (const device of devices) {
     sled.add(device);
     slots.addDevice(device);
@@ -161,7 +166,10 @@ async function makeVolumes(node: Node, options: NodeOptions): Promise<void> {
       await node.createVolume({ name, sizeBytes, chunkBytes: chunkBytesDefault, ack: 'written', readOnly: false });
     } else if (existing.sizeBytes !== sizeBytes) {
       const size = formatBytes(existing.sizeBytes);
-      options.log.warn({ volume: name }, `volume ${name} is there with ${size}, which it keeps: see \`sledge volume grow\``);
+      options.log.warn(
+        { volume: name },
+        `volume ${name} is there with ${size}, which it keeps: see \`sledge volume grow\``,
+      );
     }
   }
 }

@@ -67,7 +67,16 @@ export async function identifySegments(files: readonly BlockFile[], segmentBytes
     await readOrThrow(file, 0, region, region.bytes.length);
     const view = region.view;
     const position = view.getUint32(16, true) + view.getUint32(20, true) * 2 ** 32;
-    const verdict = parseRecord(view, region.bytes, 0, region.bytes.length, position, segmentBytes, header, ports.checksums);
+    const verdict = parseRecord(
+      view,
+      region.bytes,
+      0,
+      region.bytes.length,
+      position,
+      segmentBytes,
+      header,
+      ports.checksums,
+    );
     const known = view.getUint32(0, true) === RECORD_MAGIC && verdict !== 'invalid' && position % segmentBytes === 0;
     if (!known) {
       spare.push(file);
@@ -204,7 +213,9 @@ class Scan {
    * what was found had been durable when it was written.
    */
   async #laterWitness(end: number, epoch: number): Promise<LogPosition | undefined> {
-    const segments = [...this.#live.keys()].filter(number => (number + 1) * this.#segmentBytes > end).sort((a, b) => a - b);
+    const segments = [...this.#live.keys()]
+      .filter(number => (number + 1) * this.#segmentBytes > end)
+      .sort((a, b) => a - b);
     const { header, view, bytes } = this.#record;
     for (const segment of segments) {
       const base = segment * this.#segmentBytes;

@@ -163,7 +163,7 @@ export function upgradeToTls(fd: number, material: TlsMaterial, options: Upgrade
     server.once('tlsClientError', fail);
     const lost = (): void => fail(new Error('the connection was lost during the TLS handshake'));
     socket.once('close', lost);
-    socket.once('error', fail);
+    socket.on('error', fail);
     server.emit('connection', socket);
   });
 }

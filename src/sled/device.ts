@@ -9,8 +9,8 @@
  */
 import { assert } from '../base/assert.ts';
 import type { Checksums } from '../base/checksum.ts';
-import { SledgeError } from '../base/errors.ts';
 import { errnoName } from '../base/errno.ts';
+import { SledgeError } from '../base/errors.ts';
 import type { BlockFile } from '../base/io.ts';
 import { completion } from '../base/io-wait.ts';
 import { columnBytes } from '../base/limits.ts';
@@ -143,8 +143,11 @@ export async function openDevice(
 ): Promise<Device> {
   const columnCount = columnsThatFit(file.sizeBytes);
   if (columnCount < superblock.columnCount) {
-    throw new SledgeError('device-unusable', `${path} has shrunk: ${superblock.columnCount} columns are on record, ` +
-      `and ${columnCount} fit`, { hint: 'Bring it back to its former size: its data lies there.' });
+    throw new SledgeError(
+      'device-unusable',
+      `${path} has shrunk: ${superblock.columnCount} columns are on record, ` + `and ${columnCount} fit`,
+      { hint: 'Bring it back to its former size: its data lies there.' },
+    );
   }
   if (columnCount === superblock.columnCount) return new Device(path, file, superblock);
   const grown = { ...superblock, columnCount, serial: superblock.serial + 1 };

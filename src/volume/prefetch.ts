@@ -3,8 +3,7 @@ import type { BufferWaiter } from '../base/bounce-pool.ts';
 import { bounceBufferBytes } from '../base/limits.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { VolumeRequest } from '../nbd-server/exported-volume.ts';
-import type { ReadPorts, Span, SpanOwner, } from './span.ts';
-import type { SpanPool } from './span.ts';
+import type { ReadPorts, Span, SpanOwner, SpanPool } from './span.ts';
 import type { Volume } from './volume.ts';
 
 const BLOCKS_AT_A_TIME = bounceBufferBytes / BLOCK_BYTES;

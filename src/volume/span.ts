@@ -182,11 +182,7 @@ export class Span {
     if (this.#pieceCount > this.#openPieces) {
       const last = this.#pieces[this.#pieceCount - 1];
       const unit = fromLog ? BLOCK_BYTES : 1;
-      if (
-        last.fromLog === fromLog &&
-        last.first + last.count === index &&
-        last.place + last.count * unit === place
-      ) {
+      if (last.fromLog === fromLog && last.first + last.count === index && last.place + last.count * unit === place) {
         last.count++;
         return;
       }
@@ -286,4 +282,3 @@ function scratchFor(count: number): Uint32Array {
   if (scratch.length < count) scratch = new Uint32Array(count * 2);
   return scratch;
 }
-

@@ -125,7 +125,9 @@ export class Volume implements ExportedVolume {
   // --- dropped ranges ----------------------------------------------------------------------------------------------------
 
   isDropped(chunk: ChunkNumber): boolean {
-    return (!this.#dropped.isEmpty && this.#dropped.has(chunk)) || (!this.#dropping.isEmpty && this.#dropping.has(chunk));
+    return (
+      (!this.#dropped.isEmpty && this.#dropped.has(chunk)) || (!this.#dropping.isEmpty && this.#dropping.has(chunk))
+    );
   }
 
   /** Whether the chunk is in a range that the destage has not begun to carry over. */

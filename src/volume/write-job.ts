@@ -117,7 +117,17 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
       this.#pending++;
       const source = this.#source;
       const from = this.#sourceAt();
-      new PartialWrite(this.#writer, volume, first as BlockNumber, inBlock, length, source, from, this.#durable, this).start();
+      new PartialWrite(
+        this.#writer,
+        volume,
+        first as BlockNumber,
+        inBlock,
+        length,
+        source,
+        from,
+        this.#durable,
+        this,
+      ).start();
       this.#position += length;
       return 'done';
     }
@@ -157,7 +167,16 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
     const op = volume.takeOpNumber();
     const source = this.#source ?? ZEROES;
     const from = this.#sourceAt();
-    this.#writer.ports.log.appendWrite(volume.number, op, first as BlockNumber, count, source, from, this, this.#durable);
+    this.#writer.ports.log.appendWrite(
+      volume.number,
+      op,
+      first as BlockNumber,
+      count,
+      source,
+      from,
+      this,
+      this.#durable,
+    );
     this.#position += bytes;
     return 'done';
   }

@@ -21,8 +21,7 @@ import { BLOCK_BYTES } from '../base/units.ts';
 import type { VolumeRequest } from '../nbd-server/exported-volume.ts';
 import type { BulkChunk, OpOwner } from '../oplog/log.ts';
 import { RECORD_HEADER_BYTES, RecordKind, writeRecordBytes } from '../oplog/record.ts';
-import type { ReadPorts } from './span.ts';
-import type { SpanPool } from './span.ts';
+import type { ReadPorts, SpanPool } from './span.ts';
 import type { Volume } from './volume.ts';
 import { WriteJob } from './write-job.ts';
 

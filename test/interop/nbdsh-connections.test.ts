@@ -142,7 +142,7 @@ except nbd.Error:
 emit(answered)
 `);
     const [answered] = (await client) as [number];
-    t.equal(await first.stop(), 0);
+    t.equal(await first.ended(), 0);
     t.ok(answered >= 200 && answered < 100_000, `${answered} writes were answered`);
     const second = await startServer(t, options);
     const newest = Math.min(answered, 4096);

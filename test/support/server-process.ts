@@ -52,6 +52,8 @@ export interface RunningServer {
   uriOf(volume: string, options?: UriOptions): string;
   /** What it printed so far, both outputs. */
   output(): string;
+  /** Waits for an end that something else brought about; gives the exit code. */
+  ended(): Promise<number>;
   /** SIGTERM, then waits for its end; gives the exit code. Rejects when it has to be killed. */
   stop(): Promise<number>;
   /** SIGKILL, then waits for its end. */
@@ -331,12 +333,16 @@ class Server implements RunningServer {
     return this.#process.output;
   }
 
-  async stop(): Promise<number> {
-    this.#signal('SIGTERM');
+  async ended(): Promise<number> {
     const code = await this.#process.ended(15_000);
     if (code !== undefined) return code;
     await this.kill();
-    throw new Error(`the server did not end on SIGTERM\n${this.output()}`);
+    throw new Error(`the server did not end by itself\n${this.output()}`);
+  }
+
+  stop(): Promise<number> {
+    this.#signal('SIGTERM');
+    return this.ended();
   }
 
   async kill(): Promise<void> {

@@ -579,6 +579,34 @@ t.test('END-5: a payload that stops half-way is given up after a minute; an idle
   t.same(harness.leaks(), []);
 });
 
+t.test('END-8: a payload that trickles is given up, one that is merely slow is not', async t => {
+  const harness = new Harness();
+  const [trickle, slow] = [harness.enter(), harness.enter()];
+  const bytes = trickle.encode(nbd.CMD_WRITE, 0, MIB, { payload: new Uint8Array(MIB) });
+  let sent = 0;
+  for (let at = 0; at < bytes.length; at += 70_000) {
+    slow.stream.write(bytes.subarray(at, at + 70_000));
+    if (!trickle.stream.closed) trickle.stream.write(bytes.subarray(sent, sent + 28));
+    sent += 28;
+    harness.loop.advance(50_000);
+  }
+  t.ok(trickle.stream.closed);
+  t.equal(slow.replies().length, 1);
+  slow.leave();
+  t.same(harness.leaks(), []);
+});
+
+t.test('X17: draining twice is draining once', async t => {
+  const harness = new Harness();
+  const client = harness.enter();
+  const drains = [harness.server.drain(), harness.server.drain()];
+  harness.loop.run();
+  client.stream.end();
+  harness.loop.run();
+  await Promise.all(drains);
+  t.same(harness.leaks(), []);
+});
+
 t.test('X17: a draining server answers what is in flight, refuses what comes, then disconnects', async t => {
   const harness = new Harness();
   const client = harness.enter({ structuredReplies: true });
