@@ -27,6 +27,7 @@ import type { RegionSource } from '../base/memory.ts';
 import type { BlockNumber, ChunkNumber, LogPosition } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { BulkChunk, LoggedOp } from '../oplog/log.ts';
+import { LOG_PAGE_BYTES } from '../oplog/log.ts';
 import { getBulkDescriptor, RECORD_HEADER_BYTES, RecordKind, writeDataOffset } from '../oplog/record.ts';
 import type { ScannedRecord, ScanResult } from '../oplog/scan.ts';
 import { scanLog } from '../oplog/scan.ts';
@@ -45,6 +46,8 @@ export function judge(scan: Pick<ScanResult, 'records' | 'durable' | 'damagedDat
 export interface RecoveryResult {
   readonly row: RecoveryRow;
   readonly end: LogPosition;
+  /** What lies before the end in its page. */
+  readonly tail: Uint8Array;
   readonly operations: number;
   /** Operations of the log's unsynced tail that were dropped because they were not whole. */
   readonly dropped: boolean;
@@ -88,11 +91,24 @@ export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { 
     if (bad === undefined) {
       replay.head.slots.settle();
       const dropped = limit !== Number.POSITIVE_INFINITY;
-      return { head: replay.head, row: dropped ? 'torn' : first, end: scan.end, operations: scan.records, dropped };
+      const tail = await readTail(ports, scan.end);
+      return { head: replay.head, tail, row: dropped ? 'torn' : first, end: scan.end, operations: scan.records, dropped };
     }
     assert(bad < limit, 'each round drops more');
     limit = bad;
   }
+}
+
+async function readTail(ports: RecoveryPorts, end: LogPosition): Promise<Uint8Array> {
+  const bytes = end % LOG_PAGE_BYTES;
+  if (bytes === 0) return new Uint8Array(0);
+  const file = ports.live.get(Math.floor(end / ports.segmentBytes));
+  assert(file !== undefined, 'a log that ends within a segment has it');
+  const region = ports.regions.allocate(LOG_PAGE_BYTES);
+  const position = (end % ports.segmentBytes) - bytes;
+  const result = await completion(request => file.read(position, region, 0, LOG_PAGE_BYTES, request));
+  if (result < 0) throw new SledgeError('io', `a log segment cannot be read: ${errnoName(result)}`);
+  return region.bytes.slice(0, bytes);
 }
 
 class Replay {

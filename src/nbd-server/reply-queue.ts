@@ -64,7 +64,7 @@ class Batch {
   }
 
   /** Makes a segment of the small replies laid since the last one. */
-  closeSmall(): void {
+  closeSegment(): void {
     if (this.used === this.#closed) return;
     this.push(this.region, this.#closed, this.used - this.#closed, NO_BLOCK);
     this.#closed = this.used;
@@ -159,7 +159,7 @@ export class ReplyQueue implements IoRequest {
 
   /** Appends a piece of the pool; `block` is released with it unless it is −1. */
   pushBlock(offset: number, length: number, block: number): void {
-    this.#filling.closeSmall();
+    this.#filling.closeSegment();
     this.#filling.push(this.#pool.region, offset, length, block);
   }
 
@@ -167,7 +167,7 @@ export class ReplyQueue implements IoRequest {
   flush(stream: Stream): boolean {
     assert(this.#open === 0, 'a placed read is completed in the same turn');
     if (this.#busy) return false;
-    this.#filling.closeSmall();
+    this.#filling.closeSegment();
     if (this.#filling.count === 0) return false;
     const batch = this.#filling;
     this.#filling = this.#sending;

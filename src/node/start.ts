@@ -93,7 +93,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     cut: before.cut,
     regions: platform,
   });
-  const { head, row, end, operations } = recovered;
+  const { head, row, end, tail, operations } = recovered;
   const milliseconds = Math.round(performance.now() - started);
   log.info({ row, operations, milliseconds }, `recovered: ${describeRow(row)}`);
   if (row === 'rotten') problems.add('log-rotten', rottenProblem);
@@ -103,7 +103,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     { turns: platform, regions: platform, checksums: platform, segments, data: head.sled },
     head,
     { segmentBytes: logSegmentBytes, limitBytes: options.logBytes },
-    { epoch, cut: before.cut, end, live: found.live, spare },
+    { epoch, cut: before.cut, end, tail, live: found.live, spare },
   );
   const destage = new Destage({
     head,

@@ -12,6 +12,8 @@
  * - A write or sync that fails ends the log: nothing is acknowledged any more, nothing is tried again as if it had
  *   worked (after a failed fsync the page cache may claim clean what never reached the disk).
  * - A segment is used again only when the cut has passed it.
+ * - Files are written in whole pages: a batch begins with what its first page holds already and ends with zeroes up to
+ *   the page's end, so that the page cache never has to read a page in order to change a part of it.
  *
  * Cost of a 4 KiB write: 4176 bytes of log; copy and checksum 0.4 µs, its share of one pwrite of the turn 1.5 µs.
  */
@@ -25,7 +27,7 @@ import type { Location } from '../base/location.ts';
 import type { Region, RegionSource } from '../base/memory.ts';
 import { RingQueue } from '../base/ring-queue.ts';
 import type { BlockNumber, Epoch, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
-import { BLOCK_BYTES } from '../base/units.ts';
+import { BLOCK_BYTES, roundUp } from '../base/units.ts';
 import type { RecordHeader } from './record.ts';
 import {
   bulkRecordBytes,
@@ -37,6 +39,8 @@ import {
   writeDataOffset,
   writeRecordBytes,
 } from './record.ts';
+
+export const LOG_PAGE_BYTES = 4096;
 
 /** Who asked for an operation: told once, with 0 or a positive errno. */
 export interface OpOwner {
@@ -114,6 +118,8 @@ export interface OpLogState {
   readonly end: LogPosition;
   /** Files by logical segment number (position / segment length), those that hold [cut, end). */
   readonly live: ReadonlyMap<number, BlockFile>;
+  /** What lies in the page of `end` before it: `end` modulo 4096 bytes. */
+  readonly tail: Uint8Array;
   /** Files that hold nothing that counts. */
   readonly spare: readonly BlockFile[];
 }
@@ -187,6 +193,8 @@ export class OpLog {
   readonly #spare: BlockFile[];
   readonly #dirty = new Set<BlockFile>();
   readonly #header: RecordHeader = emptyHeader();
+  /** What the last page holds, as far as `#end`. */
+  readonly #tail = new Uint8Array(LOG_PAGE_BYTES);
   readonly #waiters = new RingQueue<DurableWaiter>();
   #filling: Batch | undefined;
   /** Where the next record goes. */
@@ -221,6 +229,8 @@ export class OpLog {
     this.#durable = state.cut;
     this.#segments = new Map(state.live);
     this.#spare = [...state.spare];
+    assert(state.tail.length === state.end % LOG_PAGE_BYTES, 'the tail is of the last page');
+    this.#tail.set(state.tail);
     for (const file of state.live.values()) this.#dirty.add(file);
     for (let i = 0; i < logBatchCount; i++) this.#batches.push(new Batch(ports.regions.allocate(logBatchBytes), this));
     this.#provideSpare();
@@ -438,7 +448,9 @@ export class OpLog {
     const batch = this.#batches.find(candidate => candidate.state === 'free');
     if (batch === undefined) return false;
     batch.state = 'filling';
-    batch.start = this.#end;
+    batch.usedBytes = this.#end % LOG_PAGE_BYTES;
+    batch.start = this.#end - batch.usedBytes;
+    batch.bytes.set(this.#tail.subarray(0, batch.usedBytes));
     batch.segment = this.#segments.get(Math.floor(this.#end / this.segmentBytes));
     assert(batch.segment !== undefined, 'a batch is opened in a live segment');
     this.#filling = batch;
@@ -547,10 +559,14 @@ export class OpLog {
       batch.state = 'free';
       return;
     }
+    const inPage = batch.usedBytes % LOG_PAGE_BYTES;
+    const length = roundUp(batch.usedBytes, LOG_PAGE_BYTES);
+    batch.bytes.fill(0, batch.usedBytes, length);
+    this.#tail.set(batch.bytes.subarray(batch.usedBytes - inPage, batch.usedBytes));
     batch.state = 'writing';
     this.#writing.push(batch);
     this.#dirty.add(batch.segment);
-    batch.segment.write(batch.start % this.segmentBytes, batch.region, 0, batch.usedBytes, batch);
+    batch.segment.write(batch.start % this.segmentBytes, batch.region, 0, length, batch);
   }
 
   #startSync(): void {

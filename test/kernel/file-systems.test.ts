@@ -72,7 +72,7 @@ for (const type of ['ext4', 'xfs'] as const) {
           ended = true;
         },
       );
-      await waitUntil(() => ended || existsSync(join(share, 'filled')), 80_000, 'the guest to fill the file system');
+      await waitUntil(() => ended || existsSync(join(share, 'filled')), 100_000, 'the guest to fill the file system');
       const filled = ended ? 0 : await settledAllocation(dataDirectory, bytes => bytes >= removedBytes, 20_000);
       writeFileSync(join(share, 'measured'), '');
       const values = guestValues(await guest);

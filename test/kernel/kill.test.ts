@@ -41,7 +41,7 @@ t.test(
       ['writing', 'again-1'],
       ['filing', 'again-2'],
     ]) {
-      await waitUntil(() => ended || existsSync(join(share, event)), 60_000, `the guest's ${event}`);
+      await waitUntil(() => ended || existsSync(join(share, event)), 115_000, `the guest's ${event}`);
       if (ended) break;
       await server.kill();
       // Long enough for the guest's requests to fail: it has given the device 3 s.

@@ -58,7 +58,8 @@ for (const kind of IO_KINDS) {
       const file = await open('claimed', { create: true, claim: true });
       const before = descriptorCount();
       for (let attempt = 0; attempt < 10; attempt++) await open('claimed', { claim: true }).catch(() => {});
-      t.equal(descriptorCount(), before);
+      // Node itself opens and closes some meanwhile, but not one for each attempt.
+      t.ok(descriptorCount() < before + 10);
       await file.close();
     });
 
