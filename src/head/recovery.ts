@@ -92,7 +92,14 @@ export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { 
       replay.head.slots.settle();
       const dropped = limit !== Number.POSITIVE_INFINITY;
       const tail = await readTail(ports, scan.end);
-      return { head: replay.head, tail, row: dropped ? 'torn' : first, end: scan.end, operations: scan.records, dropped };
+      return {
+        head: replay.head,
+        tail,
+        row: dropped ? 'torn' : first,
+        end: scan.end,
+        operations: scan.records,
+        dropped,
+      };
     }
     assert(bad < limit, 'each round drops more');
     limit = bad;

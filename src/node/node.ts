@@ -291,9 +291,8 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     const { head, destage } = this.#parts;
     await destage.exclusively(async () => {
       head.forgetOverlay(volume);
-      for (let from = 0; from < Number.POSITIVE_INFINITY; ) {
-        from = await destage.removeIndexed(volume, from, Number.POSITIVE_INFINITY);
-      }
+      const end = Math.ceil(volume.sizeBytes / volume.chunkBytes);
+      for (let from = 0; from < end; ) from = await destage.removeIndexed(volume, from, end);
       const transaction = head.index.begin();
       transaction.removeVolume(volume.number);
       await commit(transaction);

@@ -1,0 +1,287 @@
+/**
+ * Knows which values each cell of a volume may have, at any moment and after any crash. Tests tell it what they ask of a
+ * server and what is answered; it judges what is read. A cell is 16 to 4096 bytes, never more than a block, which is what
+ * is written atomically. Each write stamps its cells with its own number, so a value names the write it came from.
+ *
+ * The rule. A write W is *over* once it is certain that later reads may not see anything older:
+ *   - for a read: W was answered before the read was asked for;
+ *   - after the death of the process: W was answered;
+ *   - after a loss of power: W was answered with FUA, or a FLUSH that was asked for after its answer has been answered;
+ *   - in both cases also: W was answered before anything was asked for that is there now (no hole in the sequence).
+ * A value is allowed unless its write was answered before a write of the same cell was asked for that is over. Writes
+ * that were never answered may be there or not, until a crash has decided it.
+ */
+import { assert } from '../../src/base/assert.ts';
+
+export interface TrackedWrite {
+  readonly id: number;
+  /** Its cells read as zeroes. */
+  readonly zero: boolean;
+  /** When it was asked for, for comparison with answers. */
+  readonly issuedAt: number;
+  /** The same, of the request that it came from: a crash that finds it makes a copy with a later `issuedAt`. */
+  readonly orderedAt: number;
+  ackedAt: number;
+  durable: boolean;
+}
+
+/** Counts events, so that any two have an order. Volumes that share an op log share it. */
+export class OracleClock {
+  #now = 0;
+
+  tick(): number {
+    return ++this.#now;
+  }
+}
+
+const NOTHING: TrackedWrite = { id: 0, zero: true, issuedAt: 0, orderedAt: 0, ackedAt: 0, durable: true };
+const HISTORY_MAX = 6;
+
+export type Crash = 'process' | 'power';
+
+export class Oracle {
+  readonly cellBytes: number;
+  readonly #clock: OracleClock;
+  readonly #salt: number;
+  readonly #cells: (TrackedWrite[] | undefined)[] = [];
+  /** Whether crashes that lose power are to come: then what is durable has to be remembered apart. */
+  readonly #powerLoss: boolean;
+  /** Answered but not known to be durable, in order of their answers. */
+  #undurable: TrackedWrite[] = [];
+  readonly #reads = new Set<number>();
+  #nextId = 1;
+
+  constructor(cellBytes: number, salt: number, powerLoss: boolean, clock = new OracleClock()) {
+    assert(cellBytes >= 16 && 4096 % cellBytes === 0, 'cells divide a block');
+    this.cellBytes = cellBytes;
+    this.#salt = salt;
+    this.#powerLoss = powerLoss;
+    this.#clock = clock;
+  }
+
+  // --- writes ------------------------------------------------------------------------------------------------------------
+
+  /** A write of whole cells is about to be asked for. Its content is made by `fill`. */
+  writeIssued(offsetBytes: number, lengthBytes: number, zero: boolean): TrackedWrite {
+    const now = this.#clock.tick();
+    const write: TrackedWrite = {
+      id: this.#nextId++,
+      zero,
+      issuedAt: now,
+      orderedAt: now,
+      ackedAt: Number.POSITIVE_INFINITY,
+      durable: false,
+    };
+    const first = this.#cell(offsetBytes);
+    const end = this.#cell(offsetBytes + lengthBytes);
+    for (let cell = first; cell < end; cell++) {
+      const history = this.#cells[cell];
+      if (history === undefined) {
+        this.#cells[cell] = [NOTHING, write];
+        continue;
+      }
+      if (history.length >= HISTORY_MAX) this.#cells[cell] = [...this.#pruned(history), write];
+      else history.push(write);
+    }
+    return write;
+  }
+
+  /** The payload of a write, for the volume's bytes from `offsetBytes` on. */
+  fill(write: TrackedWrite, offsetBytes: number, lengthBytes: number, target: Uint8Array, at: number): void {
+    const view = new DataView(target.buffer, target.byteOffset + at, lengthBytes);
+    const first = this.#cell(offsetBytes);
+    for (let i = 0; i < lengthBytes / this.cellBytes; i++) stamp(view, i * this.cellBytes, this.cellBytes, write.id, first + i, this.#salt);
+  }
+
+  writeAcked(write: TrackedWrite, durable: boolean): void {
+    write.ackedAt = this.#clock.tick();
+    write.durable = durable;
+    if (!durable) this.#undurable.push(write);
+  }
+
+  flushIssued(): number {
+    return this.#clock.tick();
+  }
+
+  /** A flush that was asked for at `issuedAt` has been answered. */
+  flushAcked(issuedAt: number): void {
+    const left: TrackedWrite[] = [];
+    for (const write of this.#undurable) {
+      if (write.ackedAt < issuedAt) write.durable = true;
+      else left.push(write);
+    }
+    this.#undurable = left;
+  }
+
+  // --- reads -------------------------------------------------------------------------------------------------------------
+
+  readIssued(): number {
+    const now = this.#clock.tick();
+    this.#reads.add(now);
+    return now;
+  }
+
+  /** Ends a read. Says what is wrong with what it brought, which starts at `at` of `bytes`; undefined when nothing is. */
+  readAnswered(issuedAt: number, offsetBytes: number, lengthBytes: number, bytes: Uint8Array, at: number): string | undefined {
+    this.#reads.delete(issuedAt);
+    const isOver = (write: TrackedWrite) => write.ackedAt < issuedAt;
+    const first = this.#cell(offsetBytes);
+    const count = lengthBytes / this.cellBytes;
+    for (let i = 0; i < count; i++) {
+      const wrong = this.#judge(first + i, bytes, at + i * this.cellBytes, isOver);
+      if (typeof wrong === 'string') return wrong;
+    }
+    return undefined;
+  }
+
+  /** Ends a read that failed or is not looked at. */
+  readDropped(issuedAt: number): void {
+    this.#reads.delete(issuedAt);
+  }
+
+  /** Whether an answer that says "zeroes" about a range, asked for at `issuedAt`, may be right. Leaves the read open. */
+  zeroesAllowed(issuedAt: number, offsetBytes: number, lengthBytes: number): string | undefined {
+    const first = Math.ceil(offsetBytes / this.cellBytes);
+    const end = Math.floor((offsetBytes + lengthBytes) / this.cellBytes);
+    for (let cell = first; cell < end; cell++) {
+      const history = this.#cells[cell];
+      if (history === undefined) continue;
+      const allowed = allowedOf(history, write => write.ackedAt < issuedAt);
+      if (!allowed.some(write => write.zero)) return `cell ${cell}: zeroes, but ${describe(allowed)} allowed`;
+    }
+    return undefined;
+  }
+
+  // --- crashes -----------------------------------------------------------------------------------------------------------
+
+  /** What was under way has no answer any more. To be called at the crash, before `newestOf`. */
+  crashed(): void {
+    this.#reads.clear();
+  }
+
+  /**
+   * The latest time at which anything was asked for that is there now; `bytes` is the whole volume. With several volumes
+   * on one log the latest of all counts.
+   */
+  newestOf(bytes: Uint8Array): number {
+    let newest = 0;
+    for (let cell = 0; cell < bytes.length / this.cellBytes; cell++) {
+      const history = this.#cells[cell];
+      if (history === undefined) continue;
+      const id = idOf(bytes, cell * this.cellBytes);
+      if (id === 0) continue;
+      const write = history.findLast(candidate => candidate.id === id);
+      if (write !== undefined) newest = Math.max(newest, write.orderedAt);
+    }
+    return newest;
+  }
+
+  /**
+   * Judges the whole volume after a crash and recovery, and goes on from what is there. `newest` as of `newestOf`.
+   * Returns up to ten sentences about cells that have values they may not have.
+   */
+  recovered(crash: Crash, bytes: Uint8Array, newest: number): string[] {
+    const now = this.#clock.tick();
+    const isOver = (write: TrackedWrite) =>
+      (crash === 'process' ? write.ackedAt < now : write.durable) || write.ackedAt < newest;
+    const wrong: string[] = [];
+    const copies = new Map<TrackedWrite, TrackedWrite>();
+    for (let cell = 0; cell < bytes.length / this.cellBytes; cell++) {
+      const found = this.#judge(cell, bytes, cell * this.cellBytes, isOver);
+      if (typeof found === 'string') {
+        wrong.push(found);
+        if (wrong.length === 10) break;
+        continue;
+      }
+      const history = this.#cells[cell];
+      if (history === undefined) continue;
+      const decided = found.length === 1 && found[0].ackedAt < now && found[0].durable && history.length === 1;
+      if (decided) continue;
+      const original = found[found.length - 1];
+      let copy = copies.get(original);
+      if (copy === undefined) {
+        copy = { ...original, issuedAt: now, ackedAt: now, durable: crash === 'power' || original.durable };
+        copies.set(original, copy);
+      }
+      if (crash === 'power' || !this.#powerLoss) this.#cells[cell] = [copy];
+      else this.#cells[cell] = [...history.filter(write => write.ackedAt < now), copy];
+    }
+    this.#undurable = crash === 'power' ? [] : [...this.#undurable, ...[...copies.values()].filter(copy => !copy.durable)];
+    return wrong;
+  }
+
+  // --- cells -------------------------------------------------------------------------------------------------------------
+
+  /** The allowed writes that have this value, or what is wrong with it. */
+  #judge(cell: number, bytes: Uint8Array, at: number, isOver: (write: TrackedWrite) => boolean): TrackedWrite[] | string {
+    const history = this.#cells[cell];
+    const id = idOf(bytes, at);
+    if (history === undefined) {
+      return id === 0 && isZero(bytes, at, this.cellBytes) ? [NOTHING] : `cell ${cell}: never written, but reads as ${id}`;
+    }
+    const allowed = allowedOf(history, isOver);
+    const matching = allowed.filter(write => (id === 0 ? write.zero : !write.zero && write.id === id));
+    if (matching.length === 0) {
+      const known = history.find(write => write.id === id);
+      const of = id === 0 ? 'zeroes' : known === undefined ? `unknown ${id}` : `${id} (${describe([known])})`;
+      return `cell ${cell} (byte ${cell * this.cellBytes}): reads as ${of}; allowed ${describe(allowed)}`;
+    }
+    const whole = id === 0 ? isZero(bytes, at, this.cellBytes) : isStamped(bytes, at, this.cellBytes, id, cell, this.#salt);
+    return whole ? matching : `cell ${cell}: its content is not that of one write, though it begins as of ${id}`;
+  }
+
+  /** What of a history may still be read, now or after a crash. */
+  #pruned(history: TrackedWrite[]): TrackedWrite[] {
+    let oldestRead = Number.POSITIVE_INFINITY;
+    for (const read of this.#reads) {
+      oldestRead = read;
+      break;
+    }
+    return allowedOf(
+      history,
+      write => write.ackedAt < oldestRead && (this.#powerLoss ? write.durable : write.ackedAt < Number.POSITIVE_INFINITY),
+    );
+  }
+
+  #cell(bytes: number): number {
+    assert(bytes % this.cellBytes === 0, 'the oracle is told of whole cells');
+    return bytes / this.cellBytes;
+  }
+}
+
+function allowedOf(history: readonly TrackedWrite[], isOver: (write: TrackedWrite) => boolean): TrackedWrite[] {
+  let newestOver = Number.NEGATIVE_INFINITY;
+  for (const write of history) if (isOver(write)) newestOver = Math.max(newestOver, write.issuedAt);
+  return history.filter(write => write.ackedAt >= newestOver);
+}
+
+function describe(writes: readonly TrackedWrite[]): string {
+  return writes
+    .map(write => `${write.zero ? 'zeroes ' : ''}${write.id}@${write.issuedAt}–${write.ackedAt}${write.durable ? 'd' : ''}`)
+    .join(', ');
+}
+
+/** Word `index` of a cell's stamp. Words 0 to 3 are in every cell. */
+function word(id: number, cell: number, salt: number, index: number): number {
+  if (index === 0) return id;
+  return (Math.imul(id ^ salt, 0x9e3779b1) ^ Math.imul(cell + index, 0x85ebca6b)) >>> 0;
+}
+
+function stamp(view: DataView, at: number, length: number, id: number, cell: number, salt: number): void {
+  for (let i = 0; i < length / 4; i++) view.setUint32(at + i * 4, word(id, cell, salt, i), true);
+}
+
+function idOf(bytes: Uint8Array, at: number): number {
+  return (bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24)) >>> 0;
+}
+
+function isStamped(bytes: Uint8Array, at: number, length: number, id: number, cell: number, salt: number): boolean {
+  const view = new DataView(bytes.buffer, bytes.byteOffset + at, length);
+  for (let i = 0; i < length / 4; i++) if (view.getUint32(i * 4, true) !== word(id, cell, salt, i)) return false;
+  return true;
+}
+
+function isZero(bytes: Uint8Array, at: number, length: number): boolean {
+  for (let i = at; i < at + length; i++) if (bytes[i] !== 0) return false;
+  return true;
+}

@@ -1,0 +1,256 @@
+/**
+ * A file in memory that can lose power: the simulated `BlockFile`. It knows what is in the page cache, what is on stable
+ * storage, and what lies between: writes that were completed but not synced, and writes under way.
+ *
+ * Invariants:
+ * - A read gives what was there at its start, at its end, or a mix by sectors.
+ * - A sync covers exactly the writes that had completed when it was called.
+ * - A crash of the process keeps completed writes; those under way happen wholly, in part (by sectors) or not at all.
+ * - A loss of power keeps synced writes; of the others each sector is written or not, in the order of the writes.
+ * - Two writes under way never overlap: what a kernel would make of them nobody knows, so it is a bug of the caller.
+ */
+import { assert } from '../../src/base/assert.ts';
+import { EIO, EOPNOTSUPP } from '../../src/base/errno.ts';
+import type { IoRequest } from '../../src/base/io.ts';
+import type { Region } from '../../src/base/memory.ts';
+import type { DeviceFile } from '../../src/sled/device.ts';
+import type { SimLoop } from './sim-loop.ts';
+import type { SimRandom } from './sim-random.ts';
+
+const PAGE = 4096;
+const SECTOR = 512;
+
+interface Change {
+  readonly position: number;
+  readonly length: number;
+  /** Absent: the range is discarded. */
+  bytes: Uint8Array | undefined;
+  /** Read when it takes effect, for a write whose memory the device reads late. */
+  readonly source: { readonly region: Region; readonly offset: number } | undefined;
+  /** Already in the page cache. */
+  applied: boolean;
+}
+
+/** Pages by number; what is missing reads as zeroes. */
+class Pages {
+  readonly #pages = new Map<number, Uint8Array>();
+
+  read(position: number, target: Uint8Array): void {
+    for (let at = 0; at < target.length; ) {
+      const inPage = (position + at) % PAGE;
+      const length = Math.min(PAGE - inPage, target.length - at);
+      const page = this.#pages.get(Math.floor((position + at) / PAGE));
+      if (page === undefined) target.fill(0, at, at + length);
+      else target.set(page.subarray(inPage, inPage + length), at);
+      at += length;
+    }
+  }
+
+  write(position: number, source: Uint8Array): void {
+    for (let at = 0; at < source.length; ) {
+      const inPage = (position + at) % PAGE;
+      const length = Math.min(PAGE - inPage, source.length - at);
+      const number = Math.floor((position + at) / PAGE);
+      let page = this.#pages.get(number);
+      if (page === undefined) {
+        page = new Uint8Array(PAGE);
+        this.#pages.set(number, page);
+      }
+      page.set(source.subarray(at, at + length), inPage);
+      at += length;
+    }
+  }
+
+  zero(position: number, length: number): void {
+    const first = Math.floor(position / PAGE);
+    const end = Math.ceil((position + length) / PAGE);
+    if (end - first > this.#pages.size) {
+      for (const number of [...this.#pages.keys()]) if (number >= first && number < end) this.#pages.delete(number);
+    } else {
+      for (let number = first; number < end; number++) this.#pages.delete(number);
+    }
+  }
+
+  copy(other: Pages): void {
+    this.#pages.clear();
+    for (const [number, page] of other.#pages) this.#pages.set(number, page.slice());
+  }
+}
+
+export interface SimFaults {
+  /** A read or write fails with EIO so often, in ten thousand. */
+  readonly readPerMyriad: number;
+  readonly writePerMyriad: number;
+}
+
+export class SimFile implements DeviceFile {
+  readonly kind = 'file';
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly alignmentBytes: number;
+  faults: SimFaults = { readPerMyriad: 0, writePerMyriad: 0 };
+  canDiscard = true;
+  readonly #loop: SimLoop;
+  readonly #random: SimRandom;
+  readonly #cached = new Pages();
+  readonly #stable = new Pages();
+  #unsynced: Change[] = [];
+  #underWay: Change[] = [];
+
+  constructor(name: string, sizeBytes: number, alignmentBytes: number, loop: SimLoop, random: SimRandom) {
+    this.name = name;
+    this.sizeBytes = sizeBytes;
+    this.alignmentBytes = alignmentBytes;
+    this.#loop = loop;
+    this.#random = random;
+  }
+
+  read(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
+    this.#check(position, offset, length, region);
+    const target = region.bytes.subarray(offset, offset + length);
+    const failed = this.#random.below(10_000) < this.faults.readPerMyriad;
+    const early = this.#random.below(3);
+    if (early > 0) this.#cached.read(position, target);
+    this.#loop.post(() => {
+      if (early === 0) {
+        this.#cached.read(position, target);
+      } else if (early === 1) {
+        const now = new Uint8Array(length);
+        this.#cached.read(position, now);
+        for (let at = 0; at < length; at += SECTOR) {
+          if (this.#random.chance(50)) target.set(now.subarray(at, at + SECTOR), at);
+        }
+      }
+      request.ioCompleted(failed ? -EIO : length);
+    });
+  }
+
+  write(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
+    this.#check(position, offset, length, region);
+    const failed = this.#random.below(10_000) < this.faults.writePerMyriad;
+    const change = { position, length, bytes: undefined, source: { region, offset }, applied: false } as Change;
+    this.#begin(change);
+    if (this.#random.chance(50)) this.#apply(change);
+    this.#loop.post(() => {
+      this.#underWay.splice(this.#underWay.indexOf(change), 1);
+      if (failed) {
+        this.#tear(change);
+        request.ioCompleted(-EIO);
+        return;
+      }
+      if (!change.applied) this.#apply(change);
+      this.#unsynced.push(change);
+      request.ioCompleted(length);
+    });
+  }
+
+  sync(request: IoRequest): void {
+    const covered = [...this.#unsynced];
+    this.#loop.post(() => {
+      for (const change of covered) applyTo(this.#stable, change);
+      const done = new Set(covered);
+      this.#unsynced = this.#unsynced.filter(change => !done.has(change));
+      request.ioCompleted(0);
+    });
+  }
+
+  discard(position: number, length: number, request: IoRequest): void {
+    assert(position >= 0 && position + length <= this.sizeBytes, 'a discard is inside of the file');
+    if (!this.canDiscard) {
+      this.#loop.post(() => request.ioCompleted(-EOPNOTSUPP));
+      return;
+    }
+    const change: Change = { position, length, bytes: undefined, source: undefined, applied: false };
+    this.#begin(change);
+    this.#loop.post(() => {
+      this.#underWay.splice(this.#underWay.indexOf(change), 1);
+      this.#apply(change);
+      this.#unsynced.push(change);
+      request.ioCompleted(0);
+    });
+  }
+
+  /** The process died: what was under way happened or not. */
+  processDied(): void {
+    const underWay = this.#underWay;
+    this.#underWay = [];
+    for (const change of underWay) this.#tear(change);
+  }
+
+  /** The power went: only what was synced is certain. */
+  powerLost(): void {
+    this.processDied();
+    for (const change of this.#unsynced) {
+      const fate = this.#random.below(3);
+      if (fate === 0) continue;
+      if (fate === 1 || change.bytes === undefined) {
+        applyTo(this.#stable, change);
+        continue;
+      }
+      for (let at = 0; at < change.length; at += SECTOR) {
+        if (this.#random.chance(50)) this.#stable.write(change.position + at, change.bytes.subarray(at, at + SECTOR));
+      }
+    }
+    this.#unsynced = [];
+    this.#cached.copy(this.#stable);
+  }
+
+  #begin(change: Change): void {
+    for (const other of this.#underWay) {
+      const overlaps = change.position < other.position + other.length && other.position < change.position + change.length;
+      assert(!overlaps, `two changes of ${this.name} that are under way do not overlap`);
+    }
+    this.#underWay.push(change);
+  }
+
+  #apply(change: Change): void {
+    if (change.source !== undefined) {
+      const { region, offset } = change.source;
+      change.bytes = region.bytes.slice(offset, offset + change.length);
+    }
+    change.applied = true;
+    applyTo(this.#cached, change);
+  }
+
+  /** A write that did not complete: none of it, all of it, or some of its sectors. */
+  #tear(change: Change): void {
+    if (change.source === undefined) {
+      if (this.#random.chance(50)) {
+        this.#apply(change);
+        this.#unsynced.push(change);
+      }
+      return;
+    }
+    const fate = this.#random.below(4);
+    if (fate === 0 && !change.applied) return;
+    const { region, offset } = change.source;
+    const bytes = change.bytes ?? region.bytes.slice(offset, offset + change.length);
+    if (fate > 1 || change.applied) {
+      const whole: Change = { ...change, bytes, source: undefined };
+      applyTo(this.#cached, whole);
+      this.#unsynced.push(whole);
+      return;
+    }
+    // A prefix is what an interrupted copy leaves; a device may also have taken any of the sectors.
+    const prefix = this.#random.chance(50) ? SECTOR * this.#random.below(change.length / SECTOR + 1) : -1;
+    for (let at = 0; at < change.length; at += SECTOR) {
+      if (prefix >= 0 ? at >= prefix : this.#random.chance(50)) continue;
+      const part = bytes.subarray(at, at + SECTOR);
+      const sector: Change = { position: change.position + at, length: part.length, bytes: part, source: undefined, applied: true };
+      applyTo(this.#cached, sector);
+      this.#unsynced.push(sector);
+    }
+  }
+
+  #check(position: number, offset: number, length: number, region: Region): void {
+    const aligned = [position, offset, length].every(value => value % this.alignmentBytes === 0);
+    assert(aligned, `an I/O of ${this.name} is aligned to ${this.alignmentBytes}`);
+    assert(position >= 0 && length > 0 && position + length <= this.sizeBytes, 'an I/O is inside of the file');
+    assert(offset >= 0 && offset + length <= region.bytes.length, 'an I/O is inside of its region');
+  }
+}
+
+function applyTo(pages: Pages, change: Change): void {
+  if (change.bytes === undefined) pages.zero(change.position, change.length);
+  else pages.write(change.position, change.bytes);
+}

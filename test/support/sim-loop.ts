@@ -1,0 +1,114 @@
+/**
+ * A loop in virtual time whose I/Os complete in random order: the simulated side of `Turns` and `Clock`. The driver of a
+ * simulation calls `turn` until what it waits for has happened.
+ *
+ * Invariants:
+ * - Nothing completes inside of the call that started it, and each I/O at most once.
+ * - A turn is: some completions, the promises that they resolve, the tasks asked for, their promises.
+ * - After `crash` nothing that was under way before is heard of again.
+ */
+import type { CancelTimer, Clock, Turns, TurnTask } from '../../src/base/io.ts';
+import type { SimRandom } from './sim-random.ts';
+
+interface Timer {
+  readonly dueMs: number;
+  readonly callback: () => void;
+}
+
+export class SimLoop implements Turns, Clock {
+  readonly #random: SimRandom;
+  #nowMs = 1000;
+  #pending: (() => void)[] = [];
+  #tasks: TurnTask[] = [];
+  #timers = new Set<Timer>();
+  turns = 0;
+
+  constructor(random: SimRandom) {
+    this.#random = random;
+  }
+
+  /** Completes at some later time. */
+  post(completion: () => void): void {
+    this.#pending.push(completion);
+  }
+
+  get pendingCount(): number {
+    return this.#pending.length;
+  }
+
+  atEndOfTurn(task: TurnTask): void {
+    if (this.#tasks.includes(task)) throw new Error('a task was asked for twice in a turn');
+    this.#tasks.push(task);
+  }
+
+  nowMs(): number {
+    return this.#nowMs;
+  }
+
+  after(delayMs: number, callback: () => void): CancelTimer {
+    const timer = { dueMs: this.#nowMs + delayMs, callback };
+    this.#timers.add(timer);
+    return () => void this.#timers.delete(timer);
+  }
+
+  crash(): void {
+    this.#pending = [];
+    this.#tasks = [];
+    this.#timers.clear();
+  }
+
+  /** One turn. False when there was nothing to do but to wait for a timer. */
+  async turn(): Promise<boolean> {
+    this.turns++;
+    const idle = this.#pending.length === 0 && this.#tasks.length === 0;
+    const count = this.#pending.length === 0 ? 0 : 1 + this.#random.below(this.#pending.length);
+    for (let i = 0; i < count && this.#pending.length > 0; i++) {
+      const at = this.#random.below(this.#pending.length);
+      const completion = this.#pending[at];
+      this.#pending[at] = this.#pending[this.#pending.length - 1];
+      this.#pending.pop();
+      completion();
+    }
+    await settled();
+    if (this.#tasks.length > 0) {
+      const tasks = this.#tasks;
+      this.#tasks = [];
+      for (const task of tasks) task.runAtEndOfTurn();
+      await settled();
+    }
+    return !idle;
+  }
+
+  /** Time passes until the next timer fires; false when there is none. */
+  passTime(): boolean {
+    let next: Timer | undefined;
+    for (const timer of this.#timers) if (next === undefined || timer.dueMs < next.dueMs) next = timer;
+    if (next === undefined) return false;
+    this.#timers.delete(next);
+    this.#nowMs = Math.max(this.#nowMs, next.dueMs);
+    next.callback();
+    return true;
+  }
+
+  /** Turns until the promise is settled. Throws when everything waits and no timer is left, or only timers fire. */
+  async until<T>(promise: Promise<T>): Promise<T> {
+    let done = false;
+    const mark = () => {
+      done = true;
+    };
+    promise.then(mark, mark);
+    await settled();
+    let idleTurns = 0;
+    while (!done) {
+      if (await this.turn()) idleTurns = 0;
+      else if (done) break;
+      else if (!this.passTime() || ++idleTurns > 1000) throw new Error('the simulation hangs: nothing is under way');
+    }
+    return promise;
+  }
+}
+
+/** Resolves when every promise that can go on without I/O has done so. */
+export function settled(): Promise<void> {
+  return new Promise(resolve => setImmediate(resolve));
+}

@@ -1,0 +1,240 @@
+/**
+ * A node on simulated ports: the parts of `node/start.ts` put together over files, an index and a clock that a test
+ * controls. The files and the index outlive a crash, everything else is thrown away and built anew by `boot`.
+ */
+import { BouncePool } from '../../src/base/bounce-pool.ts';
+import { completion } from '../../src/base/io-wait.ts';
+import type { Epoch, LogPosition, OpNumber, VolumeNumber } from '../../src/base/units.ts';
+import { MIB } from '../../src/base/units.ts';
+import { Destage } from '../../src/head/destage.ts';
+import { DiscardedSpace } from '../../src/head/discarded-space.ts';
+import { Head } from '../../src/head/head.ts';
+import type { RecoveryRow } from '../../src/head/recovery.ts';
+import { recover } from '../../src/head/recovery.ts';
+import { SlotAllocator } from '../../src/head/slot-allocator.ts';
+import type { VolumeEntry } from '../../src/index/index-store.ts';
+import { type CommitGate, IndexContents, MemoryIndex } from '../../src/index/memory-index.ts';
+import { OpLog } from '../../src/oplog/log.ts';
+import { identifySegments } from '../../src/oplog/scan.ts';
+import { columnsThatFit, Device } from '../../src/sled/device.ts';
+import { Sled } from '../../src/sled/sled.ts';
+import { FIRST_COLUMN_POSITION } from '../../src/sled/superblock.ts';
+import { columnBytes } from '../../src/base/limits.ts';
+import { BlockCache } from '../../src/volume/block-cache.ts';
+import { Overlay } from '../../src/volume/overlay.ts';
+import type { Volume } from '../../src/volume/volume.ts';
+import type { Crash } from './oracle.ts';
+import { SimFile } from './sim-file.ts';
+import { SimLoop } from './sim-loop.ts';
+import { SimRegions, simChecksums } from './sim-memory.ts';
+import type { SimRandom } from './sim-random.ts';
+
+export interface SimNodeOptions {
+  readonly segmentBytes: number;
+  readonly logSegments: number;
+  readonly cacheBytes: number;
+  readonly overlayRows: number;
+  readonly bounceBuffers: number;
+  readonly devices: number;
+  readonly columnsPerDevice: number;
+  readonly canDiscard: boolean;
+}
+
+interface QueuedCommit {
+  readonly apply: () => void;
+}
+
+export class SimNode {
+  readonly loop: SimLoop;
+  readonly options: SimNodeOptions;
+  readonly devices: SimFile[] = [];
+  readonly segments: SimFile[] = [];
+  readonly corruptions: string[] = [];
+  readonly rows: RecoveryRow[] = [];
+  stuck = '';
+  readonly #random: SimRandom;
+  readonly #contents = new IndexContents();
+  #commits: QueuedCommit[] = [];
+  #regions = new SimRegions();
+  #head: Head | undefined;
+  #destage: Destage | undefined;
+
+  constructor(random: SimRandom, options: SimNodeOptions) {
+    this.#random = random;
+    this.options = options;
+    this.loop = new SimLoop(random);
+    for (let number = 0; number < options.devices; number++) {
+      const bytes = FIRST_COLUMN_POSITION + options.columnsPerDevice * columnBytes;
+      const device = new SimFile(`device ${number}`, bytes, 4096, this.loop, random);
+      device.canDiscard = options.canDiscard;
+      this.devices.push(device);
+    }
+  }
+
+  get head(): Head {
+    if (this.#head === undefined) throw new Error('the node is not up');
+    return this.#head;
+  }
+
+  get destage(): Destage {
+    if (this.#destage === undefined) throw new Error('the node is not up');
+    return this.#destage;
+  }
+
+  get index(): IndexContents {
+    return this.#contents;
+  }
+
+  /** Starts it, as `node/start.ts` does. */
+  boot(): Promise<void> {
+    return this.loop.until(this.#open());
+  }
+
+  crash(kind: Crash): void {
+    this.loop.crash();
+    // A commit that was asked for may be there; never one without those before it.
+    const survivors = this.#random.below(this.#commits.length + 1);
+    for (const commit of this.#commits.slice(0, survivors)) commit.apply();
+    this.#commits = [];
+    for (const file of [...this.segments, ...this.devices]) {
+      if (kind === 'power') file.powerLost();
+      else file.processDied();
+    }
+    this.#head = undefined;
+    this.#destage = undefined;
+    this.#regions.giveBack();
+    this.#regions = new SimRegions();
+  }
+
+  async createVolume(name: string, sizeBytes: number, chunkBytes: number, ack: VolumeEntry['ack']): Promise<Volume> {
+    const { head } = this;
+    const number = head.index.nextVolume();
+    const createdAt = '2026-01-01T00:00:00.000Z';
+    const lastOp = 0 as OpNumber;
+    const entry: VolumeEntry = { number, name, sizeBytes, chunkBytes, ack, readOnly: false, createdAt, state: 'present', lastOp };
+    const transaction = head.index.begin();
+    transaction.putVolume(entry);
+    transaction.putNextVolume((number + 1) as VolumeNumber);
+    await this.loop.until(completion(request => transaction.commit(request)));
+    return head.addVolume(entry);
+  }
+
+  async #open(): Promise<void> {
+    const { loop, options } = this;
+    const { segmentBytes } = options;
+    const regions = this.#regions;
+    const index = new MemoryIndex(this.#contents, this.#gate());
+    const before = index.state() ?? { cut: 0 as LogPosition, epoch: 0 as Epoch };
+    const ports = { regions, checksums: simChecksums };
+    const found = await identifySegments(this.segments, segmentBytes, ports);
+    const spare = [...found.spare];
+    for (const [number, file] of found.live) {
+      if (number >= Math.floor(before.cut / segmentBytes)) continue;
+      found.live.delete(number);
+      spare.push(file);
+    }
+    const bounce = new BouncePool(regions, options.bounceBuffers);
+    const recovered = await recover({
+      newHead: () => this.#newHead(index, regions, bounce),
+      live: found.live,
+      segmentBytes,
+      cut: before.cut,
+      regions,
+    });
+    const { head, end, row } = recovered;
+    this.rows.push(row);
+    const epoch = (before.epoch + 1) as Epoch;
+    const transaction = index.begin();
+    transaction.putState({ cut: before.cut, epoch });
+    await completion(request => transaction.commit(request));
+    const segments = { create: () => this.#createSegment() };
+    const log = new OpLog(
+      { turns: loop, regions, checksums: simChecksums, segments, data: head.sled },
+      head,
+      { segmentBytes, limitBytes: options.logSegments * segmentBytes },
+      { epoch, cut: before.cut, end, live: found.live, spare },
+    );
+    const events = {
+      stuck: (why: string) => {
+        this.stuck = why;
+      },
+      recovered: () => {
+        this.stuck = '';
+      },
+    };
+    const destage = new Destage({ head, clock: loop, regions, epoch, events });
+    head.start(log, destage);
+    head.slots.returnSpaceTo(new DiscardedSpace(head.sled, head.slots));
+    this.#head = head;
+    this.#destage = destage;
+    destage.committed();
+  }
+
+  #newHead(index: MemoryIndex, regions: SimRegions, bounce: BouncePool): Head {
+    const { options } = this;
+    const sled = new Sled();
+    const slots = new SlotAllocator();
+    for (const [number, file] of this.devices.entries()) {
+      const device = new Device(`/sim/${number}`, file, {
+        node: '0'.repeat(32),
+        device: '1'.repeat(32),
+        number,
+        columnBytes,
+        firstColumn: FIRST_COLUMN_POSITION,
+        columnCount: columnsThatFit(file.sizeBytes),
+        serial: 1,
+      });
+      sled.add(device);
+      slots.addDevice(device);
+    }
+    for (const column of index.columns()) slots.loadColumn(sled.device(column.device), column);
+    slots.loaded();
+    const head = new Head({
+      index,
+      sled,
+      slots,
+      overlay: new Overlay(options.overlayRows),
+      cache: new BlockCache(regions, options.cacheBytes),
+      bounce,
+      checksums: simChecksums,
+      segmentBytes: options.segmentBytes,
+      events: {
+        logFailed: () => {},
+        corruptionFound: (volume, block, where) => void this.corruptions.push(`${volume} block ${block} at ${where}`),
+      },
+    });
+    for (const entry of index.volumes()) head.addVolume(entry);
+    return head;
+  }
+
+  /** Commits are carried out one after another, some time after they were asked for. */
+  #gate(): CommitGate {
+    return (apply, request) => {
+      const commit: QueuedCommit = { apply };
+      this.#commits.push(commit);
+      const attempt = () => {
+        if (this.#commits[0] !== commit) {
+          this.loop.post(attempt);
+          return;
+        }
+        this.#commits.shift();
+        apply();
+        request.ioCompleted(0);
+      };
+      this.loop.post(attempt);
+    };
+  }
+
+  #createSegment(): Promise<SimFile> {
+    return new Promise(resolve => {
+      this.loop.post(() => {
+        const { segmentBytes } = this.options;
+        const file = new SimFile(`segment ${this.segments.length}`, segmentBytes, 1, this.loop, this.#random);
+        this.segments.push(file);
+        resolve(file);
+      });
+    });
+  }
+}
+
+export const SIM_SEGMENT_BYTES = 1 * MIB;
