@@ -39,3 +39,55 @@ export class Gather implements IoRequest {
     return this.result;
   }
 }
+
+/** Keeps a bounded number of I/Os under way that share it as their request. */
+export class IoWindow implements IoRequest {
+  readonly #max: number;
+  #inFlight = 0;
+  #error = 0;
+  #waiting: (() => void) | undefined;
+
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  /** The first negative errno so far, or 0. */
+  get error(): number {
+    return this.#error;
+  }
+
+  get isFull(): boolean {
+    return this.#inFlight >= this.#max;
+  }
+
+  /** One more I/O is started with the window as its request. */
+  begin(): this {
+    this.#inFlight++;
+    return this;
+  }
+
+  ioCompleted(result: number): void {
+    if (result < 0 && this.#error === 0) this.#error = result;
+    this.#inFlight--;
+    const waiting = this.#waiting;
+    this.#waiting = undefined;
+    waiting?.();
+  }
+
+  /** Resolves when fewer than `max` are under way. One waits at a time. */
+  async room(): Promise<void> {
+    while (this.isFull) await this.#change();
+  }
+
+  /** Resolves, with `error`, when none is under way. */
+  async drained(): Promise<number> {
+    while (this.#inFlight > 0) await this.#change();
+    return this.#error;
+  }
+
+  #change(): Promise<void> {
+    return new Promise(resolve => {
+      this.#waiting = resolve;
+    });
+  }
+}

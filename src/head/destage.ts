@@ -18,7 +18,7 @@ import { assert } from '../base/assert.ts';
 import { NO_SUM, takeSums } from '../base/checksum.ts';
 import { errnoName } from '../base/errno.ts';
 import type { CancelTimer, Clock } from '../base/io.ts';
-import { completion, Gather } from '../base/io-wait.ts';
+import { completion, Gather, IoWindow } from '../base/io-wait.ts';
 import {
   destageAgeMs,
   destageBatchBytes,
@@ -31,7 +31,7 @@ import {
 } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
 import type { Region, RegionSource } from '../base/memory.ts';
-import type { BlockNumber, ChunkNumber, Epoch, LogPosition, OpNumber } from '../base/units.ts';
+import type { BlockNumber, ChunkNumber, Epoch, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 import { isEmpty } from '../index/chunk-entry.ts';
@@ -43,6 +43,8 @@ import type { DestageControl, Head } from './head.ts';
 interface Task {
   readonly volume: Volume;
   readonly chunk: ChunkNumber;
+  /** Of the chunk in the overlay when the batch began. */
+  readonly row: number;
   /** What its blocks are laid over: the newest entry when the batch began. */
   readonly base: ChunkEntry | undefined;
   /** What the index had. */
@@ -73,13 +75,17 @@ export interface DestagePorts {
 }
 
 const RETRY_MS = 1000;
+/** One reads and writes while the other one's devices and index are synced. */
+const BATCHES_AT_ONCE = 2;
 const INDEX_REMOVALS_AT_ONCE = 1024;
 
 export class Destage implements DestageControl {
   readonly #head: Head;
   readonly #ports: DestagePorts;
-  readonly #buffer: Region;
-  #storing = new Set<ChunkEntry>();
+  readonly #buffers: readonly Region[];
+  /** Entries, and overlay rows of the chunks, of the batches that are under way. */
+  readonly #storing = new Set<ChunkEntry>();
+  readonly #inHand = new Set<number>();
   #running = false;
   #wanted = false;
   #stopped = false;
@@ -93,7 +99,7 @@ export class Destage implements DestageControl {
   constructor(ports: DestagePorts) {
     this.#ports = ports;
     this.#head = ports.head;
-    this.#buffer = ports.regions.allocate(destageBatchBytes);
+    this.#buffers = Array.from({ length: BATCHES_AT_ONCE }, () => ports.regions.allocate(destageBatchBytes));
   }
 
   committed(): void {
@@ -224,7 +230,7 @@ export class Destage implements DestageControl {
   // --- a step ------------------------------------------------------------------------------------------------------------
 
   async #step(): Promise<void> {
-    const { log, overlay } = this.#head;
+    const { log } = this.#head;
     const segment = Math.floor(log.cut / log.segmentBytes);
     const segmentEnd = (segment + 1) * log.segmentBytes;
     const cut = Math.min(segmentEnd, log.committedEnd) as LogPosition;
@@ -234,16 +240,7 @@ export class Destage implements DestageControl {
     }
     await this.#logSynced();
     await this.#carryDrops();
-    const dirty = overlay.takeDirty(segment);
-    let done = 0;
-    try {
-      while (done < dirty.chunks.length) done = await this.#batch(dirty.volumes, dirty.chunks, done);
-    } catch (error) {
-      // What is left of the list is dirty still.
-      const now = overlay.takeDirty(segment);
-      overlay.putBackDirty(segment, dirty, done, now);
-      throw error;
-    }
+    await this.#carryChunks(segment);
     const transaction = this.#head.index.begin();
     for (const [volume, lastOp] of lastOps) {
       if (volume.state === 'present') transaction.putVolume(volume.toEntry(lastOp));
@@ -254,6 +251,38 @@ export class Destage implements DestageControl {
     log.trim(cut);
     this.#head.slots.cutPassed(cut);
     this.steps++;
+  }
+
+  /** Destages the chunks of a segment's list, in batches of which two are under way at a time. */
+  async #carryChunks(segment: number): Promise<void> {
+    const { overlay } = this.#head;
+    const dirty = overlay.takeDirty(segment);
+    const running: { readonly from: number; readonly carried: Promise<void> }[] = [];
+    let from = 0;
+    try {
+      for (let batch = 0; from < dirty.chunks.length; batch++) {
+        if (running.length === BATCHES_AT_ONCE) {
+          await running[0].carried;
+          running.shift();
+        }
+        const { tasks, next } = this.#collect(dirty.volumes, dirty.chunks, from);
+        const carried = this.#carry(tasks, this.#buffers[batch % BATCHES_AT_ONCE]);
+        // Each is awaited in its turn; when an earlier one fails this one's failure must not go unheard.
+        carried.catch(() => {});
+        running.push({ from, carried });
+        from = next;
+      }
+      while (running.length > 0) {
+        await running[0].carried;
+        running.shift();
+      }
+    } catch (error) {
+      await Promise.allSettled(running.map(batch => batch.carried));
+      // What is left of the list is dirty still; chunks that were carried are not met again.
+      const since = overlay.takeDirty(segment);
+      overlay.putBackDirty(segment, dirty, running[0].from, since);
+      throw error;
+    }
   }
 
   async #logSynced(): Promise<void> {
@@ -308,50 +337,51 @@ export class Destage implements DestageControl {
 
   // --- a batch -----------------------------------------------------------------------------------------------------------
 
-  /** Destages some chunks of the list from `from` on; returns from where to go on. */
-  async #batch(volumes: readonly number[], chunks: readonly ChunkNumber[], from: number): Promise<number> {
+  /** Chooses the chunks of a batch from the list, from `from` on; `next` is where the one after it begins. */
+  #collect(volumes: readonly VolumeNumber[], chunks: readonly ChunkNumber[], from: number) {
     const tasks: Task[] = [];
-    const taken = new Set<string>();
     let bytes = 0;
     let next = from;
     for (; next < chunks.length && tasks.length < destageBatchChunks; next++) {
-      const volume = this.#head.volume(volumes[next] as Volume['number']);
-      const key = `${volumes[next]}/${chunks[next]}`;
-      if (volume === undefined || taken.has(key)) continue;
-      const task = this.#task(volume, chunks[next], bytes);
-      if (task === undefined) continue;
+      const volume = this.#head.volume(volumes[next]);
+      if (volume === undefined) continue;
+      const row = this.#head.overlay.findChunk(volume.number, chunks[next]);
+      if (row < 0 || volume.isDropPending(chunks[next]) || this.#inHand.has(row)) continue;
+      const task = this.#task(volume, chunks[next], row, bytes);
       const taskBytes = task.offsets.length * BLOCK_BYTES;
       if (bytes + taskBytes > destageBatchBytes) break;
       bytes += taskBytes;
-      taken.add(key);
+      this.#inHand.add(row);
+      if (task.base !== undefined) this.#storing.add(task.base);
       tasks.push(task);
     }
-    if (tasks.length === 0) return next;
-    for (const task of tasks) if (task.base !== undefined) this.#storing.add(task.base);
+    return { tasks, next };
+  }
+
+  async #carry(tasks: readonly Task[], buffer: Region): Promise<void> {
+    if (tasks.length === 0) return;
     let stored = false;
     try {
-      await this.#gatherData(tasks);
+      await this.#gatherData(tasks, buffer);
       await this.#logSynced();
-      await this.#writeData(tasks);
+      await this.#writeData(tasks, buffer);
       if ((await completion(request => this.#head.sled.syncData(request))) < 0) {
         throw new DestageStuck('a device cannot be synced');
       }
       await this.#storeTasks(tasks);
       stored = true;
     } finally {
-      this.#storing = new Set();
       for (const task of tasks) {
+        this.#inHand.delete(task.row);
+        if (task.base !== undefined) this.#storing.delete(task.base);
         if (stored) this.#taskStored(task);
         else this.#taskFailed(task);
       }
     }
-    return next;
   }
 
-  #task(volume: Volume, chunk: ChunkNumber, bufferOffset: number): Task | undefined {
+  #task(volume: Volume, chunk: ChunkNumber, row: number, bufferOffset: number): Task {
     const { overlay } = this.#head;
-    const row = overlay.findChunk(volume.number, chunk);
-    if (row < 0 || volume.isDropPending(chunk)) return undefined;
     const rows: number[] = [];
     for (let block = overlay.firstBlock(row); block >= 0; block = overlay.nextBlock(block)) rows.push(block);
     rows.sort((a, b) => overlay.blockOf(a) - overlay.blockOf(b));
@@ -365,6 +395,7 @@ export class Destage implements DestageControl {
     return {
       volume,
       chunk,
+      row,
       base: volume.lookup(chunk),
       indexed: volume.lookupIndexed(chunk),
       op: overlay.opOf(row),
@@ -377,15 +408,15 @@ export class Destage implements DestageControl {
   }
 
   /** Brings the data of all blocks into the buffer and checks it against its checksums. */
-  async #gatherData(tasks: readonly Task[]): Promise<void> {
+  async #gatherData(tasks: readonly Task[], buffer: Region): Promise<void> {
     const { cache, log, checksums } = this.#head;
     const gather = new Gather();
     for (const task of tasks) {
       for (let i = 0; i < task.blocks.length; i++) {
         if (task.offsets[i] < 0) continue;
         const slot = cache.peek(task.volume.number, task.blocks[i]);
-        if (slot >= 0) cache.copyOut(slot, 0, BLOCK_BYTES, this.#buffer.bytes, task.offsets[i]);
-        else log.read(task.positions[i], this.#buffer, task.offsets[i], BLOCK_BYTES, gather.expect());
+        if (slot >= 0) cache.copyOut(slot, 0, BLOCK_BYTES, buffer.bytes, task.offsets[i]);
+        else log.read(task.positions[i], buffer, task.offsets[i], BLOCK_BYTES, gather.expect());
       }
     }
     if ((await gather.close()) < 0) throw new DestageStuck('the op log cannot be read');
@@ -393,7 +424,7 @@ export class Destage implements DestageControl {
     for (const task of tasks) {
       for (let i = 0; i < task.blocks.length; i++) {
         if (task.offsets[i] < 0) continue;
-        takeSums(checksums, this.#buffer.bytes, task.offsets[i], 1, sum, 0);
+        takeSums(checksums, buffer.bytes, task.offsets[i], 1, sum, 0);
         if (sum[0] === task.sums[i]) continue;
         throw new DestageStuck(`block ${task.blocks[i]} of volume ${task.volume.name} is damaged in the op log`);
       }
@@ -401,36 +432,35 @@ export class Destage implements DestageControl {
   }
 
   /** Decides on slots and writes the blocks, neighbours as one, a bounded number at a time. */
-  async #writeData(tasks: readonly Task[]): Promise<void> {
+  async #writeData(tasks: readonly Task[], buffer: Region): Promise<void> {
     const { sled } = this.#head;
-    let gather = new Gather();
-    let inFlight = 0;
-    for (const task of tasks) {
-      this.#placeTask(task);
-      if (task.entry === undefined) continue;
-      const { location } = task.entry;
-      const first = task.chunk * task.volume.blocksPerChunk;
-      for (let i = 0; i < task.blocks.length; ) {
-        let j = i + 1;
-        if (task.offsets[i] < 0) {
+    const window = new IoWindow(destageWritesInFlight);
+    try {
+      for (const task of tasks) {
+        this.#placeTask(task);
+        if (task.entry === undefined) continue;
+        const { location } = task.entry;
+        const first = task.chunk * task.volume.blocksPerChunk;
+        for (let i = 0; i < task.blocks.length; ) {
+          let j = i + 1;
+          if (task.offsets[i] >= 0) {
+            while (j < task.blocks.length && task.offsets[j] >= 0 && task.blocks[j] === task.blocks[j - 1] + 1) j++;
+            const place = (location + task.blocks[i] - first) as Location;
+            if (window.isFull) await window.room();
+            sled.write(place, buffer, task.offsets[i], (j - i) * BLOCK_BYTES, window.begin());
+          }
           i = j;
-          continue;
         }
-        while (j < task.blocks.length && task.offsets[j] >= 0 && task.blocks[j] === task.blocks[j - 1] + 1) j++;
-        const place = (location + task.blocks[i] - first) as Location;
-        sled.write(place, this.#buffer, task.offsets[i], (j - i) * BLOCK_BYTES, gather.expect());
-        if (++inFlight === destageWritesInFlight) {
-          if ((await gather.close()) < 0) throw this.#writeFailed(location);
-          gather = new Gather();
-          inFlight = 0;
-        }
-        i = j;
       }
-      sled.wrote(location);
+    } finally {
+      // The buffer and the slots are not let go of while the device still works on them.
+      await window.drained();
     }
-    const result = await gather.close();
-    if (result < 0) throw this.#writeFailed(tasks.findLast(task => task.entry !== undefined)!.entry!.location);
-    for (const task of tasks) if (task.entry !== undefined) sled.wrote(task.entry.location);
+    for (const task of tasks) {
+      if (task.entry === undefined) continue;
+      sled.wrote(task.entry.location);
+      if (window.error < 0) throw this.#writeFailed(task.entry.location);
+    }
   }
 
   #writeFailed(location: Location): DestageStuck {

@@ -404,8 +404,8 @@ export class OpLog {
   #commit(batch: Batch): void {
     for (let i = 0; i < batch.opCount; i++) {
       const op = batch.ops[i];
-      if (op.kind === RecordKind.end) continue;
       this.#committedEnd = op.end;
+      if (op.kind === RecordKind.end) continue;
       this.#committer.committed(op, batch);
       const owner = op.owner;
       op.owner = undefined;
@@ -414,7 +414,6 @@ export class OpLog {
       if (op.durableWanted) this.waitDurable(op.end, owner);
       else owner.completed(0);
     }
-    this.#committedEnd = (batch.start + batch.usedBytes) as LogPosition;
     batch.opCount = 0;
     batch.usedBytes = 0;
     batch.state = 'free';
@@ -468,6 +467,8 @@ export class OpLog {
       const none = 0 as VolumeNumber;
       const offset = this.#append(RecordKind.end, RECORD_HEADER_BYTES, none, 0 as OpNumber, 0 as BlockNumber, 0);
       this.#seal(this.#filling!, offset);
+      const { ops, opCount } = this.#filling!;
+      ops[opCount - 1].end = (this.#end - RECORD_HEADER_BYTES + remaining) as LogPosition;
     }
     if (this.#filling !== undefined) this.#write();
     this.#end = ((Math.floor((this.#end - 1) / this.segmentBytes) + 1) * this.segmentBytes) as LogPosition;
@@ -478,10 +479,9 @@ export class OpLog {
     const cutSegment = Math.floor(this.#cut / this.segmentBytes);
     if ((number - cutSegment + 1) * this.segmentBytes > this.limitBytes) return false;
     const file = this.#spare.pop();
+    if (file !== undefined) this.#segments.set(number, file);
     this.#provideSpare();
-    if (file === undefined) return false;
-    this.#segments.set(number, file);
-    return true;
+    return file !== undefined;
   }
 
   /** Has a next segment made before the current one is full. */

@@ -13,7 +13,7 @@ import { errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import type { BlockFile } from '../base/io.ts';
 import { completion } from '../base/io-wait.ts';
-import { logScanBytes } from '../base/limits.ts';
+import { inlineOpBytesMax, logScanBytes } from '../base/limits.ts';
 import type { Region, RegionSource } from '../base/memory.ts';
 import type { LogPosition } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
@@ -109,6 +109,8 @@ export async function scanLog(
 class Scan {
   readonly #live: ReadonlyMap<number, BlockFile>;
   readonly #segmentBytes: number;
+  /** What is read at a time. The longest record fits, and a segment takes more than one. */
+  readonly #windowBytes: number;
   readonly #ports: ScanPorts;
   readonly #region: Region;
   readonly #record: ScannedRecord;
@@ -119,15 +121,16 @@ class Scan {
   #windowEnd = 0;
 
   constructor(live: ReadonlyMap<number, BlockFile>, segmentBytes: number, ports: ScanPorts) {
-    assert(logScanBytes <= segmentBytes, 'a window lies within a segment');
     this.#live = live;
     this.#segmentBytes = segmentBytes;
+    this.#windowBytes = Math.min(logScanBytes, segmentBytes / 2);
+    assert(this.#windowBytes > inlineOpBytesMax + BLOCK_BYTES, 'the longest record fits a window');
     this.#ports = ports;
-    this.#region = ports.regions.allocate(logScanBytes);
+    this.#region = ports.regions.allocate(this.#windowBytes);
     const { bytes, view } = this.#region;
     const sums = new Uint32Array(bytes.buffer, 0, bytes.length / 4);
     this.#record = { header: emptyHeader(), bytes, view, sums, offset: 0 };
-    this.#scratch = new Uint32Array(logScanBytes / BLOCK_BYTES);
+    this.#scratch = new Uint32Array(this.#windowBytes / BLOCK_BYTES);
   }
 
   async run(cut: LogPosition, limit: number, visit: (record: ScannedRecord) => void): Promise<ScanResult> {
@@ -184,7 +187,7 @@ class Scan {
           this.#record.offset = offset;
           return true;
         }
-        if (header.recordBytes > logScanBytes - RECORD_ALIGNMENT_BYTES) return false;
+        if (header.recordBytes > this.#windowBytes - RECORD_ALIGNMENT_BYTES) return false;
       }
       await this.#load(file, segment, inSegment);
     }
@@ -192,7 +195,7 @@ class Scan {
   }
 
   async #load(file: BlockFile, segment: number, inSegment: number): Promise<void> {
-    const length = Math.min(logScanBytes, this.#segmentBytes - inSegment);
+    const length = Math.min(this.#windowBytes, this.#segmentBytes - inSegment);
     await readOrThrow(file, inSegment, this.#region, length);
     this.#segment = segment;
     this.#windowStart = inSegment;
@@ -220,7 +223,7 @@ class Scan {
     for (const segment of segments) {
       const base = segment * this.#segmentBytes;
       const from = Math.max(0, end + RECORD_ALIGNMENT_BYTES - base);
-      for (let start = from; start < this.#segmentBytes; start += logScanBytes - RECORD_HEADER_BYTES) {
+      for (let start = from; start < this.#segmentBytes; start += this.#windowBytes - RECORD_HEADER_BYTES) {
         await this.#load(this.#live.get(segment)!, segment, start);
         const loaded = this.#windowEnd - this.#windowStart;
         for (let at = 0; at + RECORD_HEADER_BYTES <= loaded; at += RECORD_ALIGNMENT_BYTES) {

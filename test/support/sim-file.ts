@@ -7,7 +7,8 @@
  * - A sync covers exactly the writes that had completed when it was called.
  * - A crash of the process keeps completed writes; those under way happen wholly, in part (by sectors) or not at all.
  * - A loss of power keeps synced writes; of the others each sector is written or not, in the order of the writes.
- * - Two writes under way never overlap: what a kernel would make of them nobody knows, so it is a bug of the caller.
+ * - A buffered file takes writes in the order of the calls, as the page cache does. Of a direct one, two writes under way
+ *   never overlap: what a device would make of them nobody knows, so it is a bug of the caller.
  */
 import { assert } from '../../src/base/assert.ts';
 import { EIO, EOPNOTSUPP } from '../../src/base/errno.ts';
@@ -88,6 +89,7 @@ export class SimFile implements DeviceFile {
   readonly name: string;
   readonly sizeBytes: number;
   readonly alignmentBytes: number;
+  readonly mode: 'direct' | 'buffered';
   faults: SimFaults = { readPerMyriad: 0, writePerMyriad: 0 };
   canDiscard = true;
   readonly #loop: SimLoop;
@@ -97,10 +99,11 @@ export class SimFile implements DeviceFile {
   #unsynced: Change[] = [];
   #underWay: Change[] = [];
 
-  constructor(name: string, sizeBytes: number, alignmentBytes: number, loop: SimLoop, random: SimRandom) {
+  constructor(name: string, sizeBytes: number, mode: 'direct' | 'buffered', loop: SimLoop, random: SimRandom) {
     this.name = name;
     this.sizeBytes = sizeBytes;
-    this.alignmentBytes = alignmentBytes;
+    this.mode = mode;
+    this.alignmentBytes = mode === 'direct' ? PAGE : 1;
     this.#loop = loop;
     this.#random = random;
   }
@@ -130,15 +133,15 @@ export class SimFile implements DeviceFile {
     const failed = this.#random.below(10_000) < this.faults.writePerMyriad;
     const change = { position, length, bytes: undefined, source: { region, offset }, applied: false } as Change;
     this.#begin(change);
-    if (this.#random.chance(50)) this.#apply(change);
+    if (this.#random.chance(50)) this.#applyThrough(change);
     this.#loop.post(() => {
+      if (!failed) this.#applyThrough(change);
       this.#underWay.splice(this.#underWay.indexOf(change), 1);
       if (failed) {
         this.#tear(change);
         request.ioCompleted(-EIO);
         return;
       }
-      if (!change.applied) this.#apply(change);
       this.#unsynced.push(change);
       request.ioCompleted(length);
     });
@@ -174,7 +177,17 @@ export class SimFile implements DeviceFile {
   processDied(): void {
     const underWay = this.#underWay;
     this.#underWay = [];
-    for (const change of underWay) this.#tear(change);
+    if (this.mode === 'direct') {
+      for (const change of underWay) this.#tear(change);
+      return;
+    }
+    const first = underWay.findIndex(change => !change.applied);
+    const whole = first < 0 ? underWay.length : first + this.#random.below(underWay.length - first + 1);
+    for (const change of underWay.slice(0, whole)) {
+      if (!change.applied) this.#apply(change);
+      this.#unsynced.push(change);
+    }
+    if (whole < underWay.length) this.#tear(underWay[whole]);
   }
 
   /** The power went: only what was synced is certain. */
@@ -196,7 +209,7 @@ export class SimFile implements DeviceFile {
   }
 
   #begin(change: Change): void {
-    for (const other of this.#underWay) {
+    for (const other of this.mode === 'direct' ? this.#underWay : []) {
       const overlaps = change.position < other.position + other.length && other.position < change.position + change.length;
       assert(!overlaps, `two changes of ${this.name} that are under way do not overlap`);
     }
@@ -210,6 +223,17 @@ export class SimFile implements DeviceFile {
     }
     change.applied = true;
     applyTo(this.#cached, change);
+  }
+
+  /** Applies a write, behind those that were called before it where the order counts. */
+  #applyThrough(change: Change): void {
+    if (this.mode === 'buffered') {
+      for (const other of this.#underWay) {
+        if (other === change) break;
+        if (!other.applied) this.#apply(other);
+      }
+    }
+    if (!change.applied) this.#apply(change);
   }
 
   /** A write that did not complete: none of it, all of it, or some of its sectors. */
@@ -232,7 +256,7 @@ export class SimFile implements DeviceFile {
       return;
     }
     // A prefix is what an interrupted copy leaves; a device may also have taken any of the sectors.
-    const prefix = this.#random.chance(50) ? SECTOR * this.#random.below(change.length / SECTOR + 1) : -1;
+    const prefix = this.mode === 'buffered' || this.#random.chance(50) ? SECTOR * this.#random.below(change.length / SECTOR + 1) : -1;
     for (let at = 0; at < change.length; at += SECTOR) {
       if (prefix >= 0 ? at >= prefix : this.#random.chance(50)) continue;
       const part = bytes.subarray(at, at + SECTOR);

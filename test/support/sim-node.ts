@@ -65,7 +65,7 @@ export class SimNode {
     this.loop = new SimLoop(random);
     for (let number = 0; number < options.devices; number++) {
       const bytes = FIRST_COLUMN_POSITION + options.columnsPerDevice * columnBytes;
-      const device = new SimFile(`device ${number}`, bytes, 4096, this.loop, random);
+      const device = new SimFile(`device ${number}`, bytes, 'direct', this.loop, random);
       device.canDiscard = options.canDiscard;
       this.devices.push(device);
     }
@@ -141,7 +141,7 @@ export class SimNode {
       cut: before.cut,
       regions,
     });
-    const { head, end, row } = recovered;
+    const { head, end, tail, row } = recovered;
     this.rows.push(row);
     const epoch = (before.epoch + 1) as Epoch;
     const transaction = index.begin();
@@ -152,7 +152,7 @@ export class SimNode {
       { turns: loop, regions, checksums: simChecksums, segments, data: head.sled },
       head,
       { segmentBytes, limitBytes: options.logSegments * segmentBytes },
-      { epoch, cut: before.cut, end, live: found.live, spare },
+      { epoch, cut: before.cut, end, tail, live: found.live, spare },
     );
     const events = {
       stuck: (why: string) => {
@@ -229,7 +229,7 @@ export class SimNode {
     return new Promise(resolve => {
       this.loop.post(() => {
         const { segmentBytes } = this.options;
-        const file = new SimFile(`segment ${this.segments.length}`, segmentBytes, 1, this.loop, this.#random);
+        const file = new SimFile(`segment ${this.segments.length}`, segmentBytes, 'buffered', this.loop, this.#random);
         this.segments.push(file);
         resolve(file);
       });
