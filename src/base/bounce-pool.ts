@@ -18,6 +18,7 @@ export class BouncePool {
   readonly #count: number;
   readonly #waiting = new RingQueue<BufferWaiter>();
   #fresh = 0;
+  #serving = false;
 
   constructor(regions: RegionSource, count: number) {
     this.region = regions.allocate(count * bounceBufferBytes);
@@ -44,7 +45,15 @@ export class BouncePool {
 
   give(offset: number): void {
     assert(offset % bounceBufferBytes === 0, 'a buffer is given back as it was taken');
-    if (this.#waiting.length > 0) this.#waiting.shift().bufferReady(offset);
-    else this.#free.push(offset);
+    this.#free.push(offset);
+    // A waiter may give its buffer back inside of the call: the next one is served from here, not on top of its stack.
+    if (this.#serving) return;
+    this.#serving = true;
+    while (this.#waiting.length > 0) {
+      const next = this.#free.pop();
+      if (next === undefined) break;
+      this.#waiting.shift().bufferReady(next);
+    }
+    this.#serving = false;
   }
 }

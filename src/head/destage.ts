@@ -17,6 +17,7 @@
 import { assert } from '../base/assert.ts';
 import { NO_SUM, takeSums } from '../base/checksum.ts';
 import { errnoName } from '../base/errno.ts';
+import { SledgeError } from '../base/errors.ts';
 import type { CancelTimer, Clock } from '../base/io.ts';
 import { completion, Gather, IoWindow } from '../base/io-wait.ts';
 import {
@@ -36,6 +37,7 @@ import { BLOCK_BYTES } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 import { isEmpty } from '../index/chunk-entry.ts';
 import type { IndexTransaction } from '../index/index-store.ts';
+import type { DirtyList } from '../volume/overlay.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { DestageControl, Head } from './head.ts';
 
@@ -93,6 +95,9 @@ export class Destage implements DestageControl {
   #idleWaiters: (() => void)[] = [];
   #ageTimer: CancelTimer | undefined;
   #dropTimer: CancelTimer | undefined;
+  /** Set while destaging is stuck, so that those who ask for haste do not start it over and over. */
+  #retryTimer: CancelTimer | undefined;
+  #indexFailed = false;
   #cutWanted = 0 as LogPosition;
   steps = 0;
 
@@ -130,12 +135,18 @@ export class Destage implements DestageControl {
   /** Destages all that was committed before the call. Rejects when it cannot go on. */
   async all(): Promise<void> {
     const target = this.#head.log.committedEnd;
-    while (this.#head.log.cut < target) {
-      if (this.#running) {
-        await this.#idle();
-        continue;
+    try {
+      while (this.#head.log.cut < target) {
+        if (this.#running) {
+          await this.#idle();
+          continue;
+        }
+        this.#refuseWhenStopped();
+        await this.#exclusive(() => this.#step());
       }
-      await this.#exclusive(() => this.#step());
+    } finally {
+      // Who asked for haste meanwhile found a destage running and left it at that.
+      this.committed();
     }
   }
 
@@ -144,17 +155,24 @@ export class Destage implements DestageControl {
     this.#stopped = true;
     this.#ageTimer?.();
     this.#dropTimer?.();
+    this.#retryTimer?.();
     while (this.#running) await this.#idle();
   }
 
   /** Runs `work` while no destage runs: changes of the index that are not destage. */
   async exclusively<T>(work: () => Promise<T>): Promise<T> {
     while (this.#running) await this.#idle();
+    this.#refuseWhenStopped();
     try {
       return await this.#exclusive(work);
     } finally {
       this.committed();
     }
+  }
+
+  /** What this destage works on is closed soon. */
+  #refuseWhenStopped(): void {
+    if (this.#stopped) throw new SledgeError('shutting-down', 'the destage has stopped');
   }
 
   // --- when --------------------------------------------------------------------------------------------------------------
@@ -179,11 +197,13 @@ export class Destage implements DestageControl {
   }
 
   #begin(work: () => Promise<void> = () => this.#run()): void {
-    if (this.#stopped || this.#head.log.failure !== 0) return;
+    if (this.#stopped || this.#retryTimer !== undefined || this.#head.log.failure !== 0) return;
     this.#exclusive(work).then(
       () => {
         if (this.#stuck) this.#ports.events.recovered();
         this.#stuck = false;
+        // What was committed or asked for meanwhile found the destage running and left it at that.
+        if (this.#head.log.cut < this.#head.log.committedEnd) this.committed();
       },
       (error: unknown) => {
         if (!(error instanceof DestageStuck)) throw error;
@@ -193,7 +213,8 @@ export class Destage implements DestageControl {
           this.#stopped = true;
           return;
         }
-        this.#ports.clock.after(RETRY_MS, () => {
+        this.#retryTimer = this.#ports.clock.after(RETRY_MS, () => {
+          this.#retryTimer = undefined;
           if (!this.#running) this.#begin();
         });
       },
@@ -234,13 +255,15 @@ export class Destage implements DestageControl {
     const segment = Math.floor(log.cut / log.segmentBytes);
     const segmentEnd = (segment + 1) * log.segmentBytes;
     const cut = Math.min(segmentEnd, log.committedEnd) as LogPosition;
+    // In the same moment: what is committed from now on lies behind the cut and goes into a new list.
+    const dirty = this.#head.overlay.takeDirty(segment);
     const lastOps = new Map<Volume, OpNumber>();
     for (const volume of this.#head.volumes()) {
       if (volume.committedOp !== volume.storedOp) lastOps.set(volume, volume.committedOp);
     }
+    await this.#carryChunks(segment, dirty);
+    // Where a newer operation has taken the place of one below the cut, it has to be as durable as that was.
     await this.#logSynced();
-    await this.#carryDrops();
-    await this.#carryChunks(segment);
     const transaction = this.#head.index.begin();
     for (const [volume, lastOp] of lastOps) {
       if (volume.state === 'present') transaction.putVolume(volume.toEntry(lastOp));
@@ -253,13 +276,14 @@ export class Destage implements DestageControl {
     this.steps++;
   }
 
-  /** Destages the chunks of a segment's list, in batches of which two are under way at a time. */
-  async #carryChunks(segment: number): Promise<void> {
+  /** Carries drops, then the chunks of a segment's list, in batches of which two are under way at a time. */
+  async #carryChunks(segment: number, dirty: DirtyList): Promise<void> {
     const { overlay } = this.#head;
-    const dirty = overlay.takeDirty(segment);
     const running: { readonly from: number; readonly carried: Promise<void> }[] = [];
     let from = 0;
     try {
+      await this.#logSynced();
+      await this.#carryDrops();
       for (let batch = 0; from < dirty.chunks.length; batch++) {
         if (running.length === BATCHES_AT_ONCE) {
           await running[0].carried;
@@ -280,7 +304,7 @@ export class Destage implements DestageControl {
       await Promise.allSettled(running.map(batch => batch.carried));
       // What is left of the list is dirty still; chunks that were carried are not met again.
       const since = overlay.takeDirty(segment);
-      overlay.putBackDirty(segment, dirty, running[0].from, since);
+      overlay.putBackDirty(segment, dirty, running[0]?.from ?? from, since);
       throw error;
     }
   }
@@ -290,9 +314,12 @@ export class Destage implements DestageControl {
   }
 
   async #commit(transaction: IndexTransaction): Promise<void> {
+    if (this.#indexFailed) throw new DestageStuck('the index could not be written', 'for good');
     this.#head.slots.store(transaction);
     const result = await completion(request => transaction.commit(request));
-    if (result < 0) throw new DestageStuck(`the index cannot be written: ${errnoName(result)}`, 'for good');
+    if (result >= 0) return;
+    this.#indexFailed = true;
+    throw new DestageStuck(`the index cannot be written: ${errnoName(result)}`, 'for good');
   }
 
   /** Takes out of the index what was trimmed or zeroed as whole chunks. */
@@ -375,9 +402,11 @@ export class Destage implements DestageControl {
         this.#inHand.delete(task.row);
         if (task.base !== undefined) this.#storing.delete(task.base);
         if (stored) this.#taskStored(task);
-        else this.#taskFailed(task);
+        else if (!this.#indexFailed) this.#taskFailed(task);
       }
     }
+    // The overlay has room again.
+    this.#head.roomFreed();
   }
 
   #task(volume: Volume, chunk: ChunkNumber, row: number, bufferOffset: number): Task {
@@ -519,7 +548,10 @@ export class Destage implements DestageControl {
     }
   }
 
-  /** Nothing has changed, but what the overlay let go of meanwhile was left for the index, which will not have it. */
+  /**
+   * Nothing has changed, but what the overlay let go of meanwhile was left for the index, which will not have it. Not
+   * after the index has failed: what it holds is found out at the next start, and until then no slot comes free.
+   */
   #taskFailed(task: Task): void {
     const { overlay, slots, log } = this.#head;
     const { volume, chunk, base, indexed, entry } = task;

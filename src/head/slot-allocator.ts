@@ -154,8 +154,9 @@ export class SlotAllocator {
     const number = device.columnAt(locationPosition(location));
     let column = this.#columns.get(device.number * DEVICE_UNIT + number);
     if (column !== undefined && column.volume !== volume) {
+      // The index does not know yet that the other volume gave it back.
       assert(column.usedCount === 0, 'a column has one volume');
-      this.#forget(column);
+      this.#giveBack(column);
       column = undefined;
     }
     if (column === undefined) {

@@ -13,7 +13,6 @@
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { open, type RootDatabase } from 'lmdb';
-import { assert } from '../base/assert.ts';
 import { EIO } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import type { VolumeNumber } from '../base/units.ts';
@@ -118,7 +117,10 @@ export class LmdbIndex implements IndexStore {
   }
 
   #commit(changes: readonly Change[], request: IoRequest): void {
-    assert(!this.#failed, 'a failed index takes no further commit');
+    if (this.#failed) {
+      queueMicrotask(() => request.ioCompleted(-EIO));
+      return;
+    }
     const failed = () => {
       this.#failed = true;
       request.ioCompleted(-EIO);

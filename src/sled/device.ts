@@ -50,8 +50,12 @@ export class Device {
   readonly errors: DeviceErrors = { read: 0, write: 0, checksum: 0 };
   /** Set by the first failed sync or by who finds the device unusable: the sentence says why. */
   failure: string | undefined;
-  /** Written to since its last sync began. */
-  dirty = true;
+  /**
+   * Writes that have completed, and how many of them a sync that has ended covers. They differ at first: what an earlier
+   * process wrote may be in no one's sync.
+   */
+  writeCount = 1;
+  syncedCount = 0;
   readonly #superblock: Superblock;
 
   constructor(path: string, file: DeviceFile, superblock: Superblock) {

@@ -51,7 +51,7 @@ export class Sled {
 
   /** A write to the device has completed: the next sync has to cover it. */
   wrote(location: Location): void {
-    this.device(locationDevice(location)).dirty = true;
+    this.device(locationDevice(location)).writeCount++;
   }
 
   readFailed(location: Location): void {
@@ -79,24 +79,29 @@ class SledSync {
   #result = 0;
 
   constructor(devices: Iterable<Device>, request: IoRequest) {
-    this.#devices = [...devices].filter(device => device.dirty || device.failure !== undefined);
+    // Also those whose sync is under way for somebody else: what it covers is durable only when it has ended.
+    this.#devices = [...devices].filter(
+      device => device.syncedCount < device.writeCount || device.failure !== undefined,
+    );
     this.#request = request;
   }
 
   start(): void {
     for (const device of this.#devices) {
       this.#pending++;
-      device.dirty = false;
-      device.file.sync({ ioCompleted: result => this.#synced(device, result) });
+      const { writeCount } = device;
+      device.file.sync({ ioCompleted: result => this.#synced(device, writeCount, result) });
     }
     // Never from inside of the call: completes behind a microtask when no device had anything to sync.
     queueMicrotask(() => this.#finish(0));
   }
 
-  #synced(device: Device, result: number): void {
+  #synced(device: Device, writeCount: number, result: number): void {
     if (result < 0) {
       device.errors.write++;
       device.failure ??= 'a sync of it failed: what was written before may be lost';
+    } else {
+      device.syncedCount = Math.max(device.syncedCount, writeCount);
     }
     this.#finish(device.failure === undefined ? 0 : -EIO);
   }

@@ -16,6 +16,9 @@ export class Prefetch implements BufferWaiter, SpanOwner {
   #block: number;
   readonly #end: number;
   #buffer = -1;
+  #reading = false;
+  #looping = false;
+  #errno = 0;
 
   constructor(ports: ReadPorts, spans: SpanPool, volume: Volume, request: VolumeRequest) {
     this.#ports = ports;
@@ -41,15 +44,22 @@ export class Prefetch implements BufferWaiter, SpanOwner {
 
   spanRead(span: Span, errno: number): void {
     this.#block += span.count;
+    this.#errno = errno;
+    this.#reading = false;
     span.release();
-    if (errno === 0) this.#next();
-    else this.#finish(errno);
+    if (!this.#looping) this.#next();
   }
 
+  /** A span that has nothing to wait for ends inside of its start: so this is a loop, and not as deep as it is long. */
   #next(): void {
-    const count = Math.min(BLOCKS_AT_A_TIME, this.#end - this.#block);
-    if (count <= 0) this.#finish(0);
-    else this.#spans.take().start(this.#volume, this.#block, count, this.#ports.bounce.region, this.#buffer, this);
+    this.#looping = true;
+    while (!this.#reading && this.#errno === 0 && this.#block < this.#end) {
+      const count = Math.min(BLOCKS_AT_A_TIME, this.#end - this.#block);
+      this.#reading = true;
+      this.#spans.take().start(this.#volume, this.#block, count, this.#ports.bounce.region, this.#buffer, this);
+    }
+    this.#looping = false;
+    if (!this.#reading) this.#finish(this.#errno);
   }
 
   #finish(errno: number): void {

@@ -99,7 +99,8 @@ export class Writer {
   readonly ports: WritePorts;
   readonly #waiting = new RingQueue<RoomWaiter>();
   readonly #jobs: WriteJob[] = [];
-  #commitWaiters: CommitWaiter[] = [];
+  /** In order of their asking, each with the end of what was appended by then. */
+  readonly #commitWaiters = new RingQueue<{ readonly waiter: CommitWaiter; readonly end: LogPosition }>();
 
   constructor(ports: WritePorts) {
     this.ports = ports;
@@ -182,23 +183,24 @@ export class Writer {
   }
 
   waitForCommit(waiter: CommitWaiter): void {
-    if (this.ports.log.committedEnd === this.ports.log.appendedEnd) waiter.committedSoFar();
-    else this.#commitWaiters.push(waiter);
+    const { log } = this.ports;
+    const end = log.appendedEnd;
+    // A log that has failed commits nothing any more: the waiter looks for that itself.
+    if (log.committedEnd === end || log.failure !== 0) waiter.committedSoFar();
+    else this.#commitWaiters.push({ waiter, end });
   }
 
   batchCommitted(): void {
-    if (this.#commitWaiters.length === 0 || this.ports.log.committedEnd < this.ports.log.appendedEnd) return;
-    const waiters = this.#commitWaiters;
-    this.#commitWaiters = [];
-    for (const waiter of waiters) waiter.committedSoFar();
+    for (let next = this.#commitWaiters.peek(); next !== undefined; next = this.#commitWaiters.peek()) {
+      if (next.end > this.ports.log.committedEnd) return;
+      this.#commitWaiters.shift().waiter.committedSoFar();
+    }
   }
 
   /** The log has failed: nobody who waits will get room. */
   logFailed(): void {
     assert(this.ports.log.failure !== 0, 'the log has failed');
     this.resume();
-    const waiters = this.#commitWaiters;
-    this.#commitWaiters = [];
-    for (const waiter of waiters) waiter.committedSoFar();
+    while (this.#commitWaiters.length > 0) this.#commitWaiters.shift().waiter.committedSoFar();
   }
 }

@@ -182,10 +182,12 @@ export class Oracle {
    */
   recovered(crash: Crash, bytes: Uint8Array, newest: number): string[] {
     const now = this.#clock.tick();
+    const later = this.#clock.tick();
     const isOver = (write: TrackedWrite) =>
       (crash === 'process' ? write.ackedAt < now : write.durable) || write.ackedAt < newest;
     const wrong: string[] = [];
     const copies = new Map<TrackedWrite, TrackedWrite>();
+    const losers = new Map<TrackedWrite, TrackedWrite>();
     for (let cell = 0; cell < bytes.length / this.cellBytes; cell++) {
       const found = this.#judge(cell, bytes, cell * this.cellBytes, isOver);
       if (typeof found === 'string') {
@@ -198,15 +200,19 @@ export class Oracle {
       const decided = found.length === 1 && found[0].ackedAt < now && found[0].durable && history.length === 1;
       if (decided) continue;
       const original = found[found.length - 1];
-      let copy = copies.get(original);
-      if (copy === undefined) {
-        copy = { ...original, issuedAt: now, ackedAt: now, durable: crash === 'power' || original.durable };
-        copies.set(original, copy);
+      const durable = crash === 'power' || original.durable;
+      const copy = copied(copies, original, { ...original, issuedAt: later, ackedAt: later, durable });
+      if (crash === 'power' || !this.#powerLoss) {
+        this.#cells[cell] = [copy];
+        continue;
       }
-      if (crash === 'power' || !this.#powerLoss) this.#cells[cell] = [copy];
-      else this.#cells[cell] = [...history.filter(write => write.ackedAt < now), copy];
+      // Those that had no answer may lie in the log below the one that is there now, and come up when it is lost.
+      const others = history.map(write =>
+        write.ackedAt < now ? write : copied(losers, write, { ...write, ackedAt: now, durable: false }),
+      );
+      this.#cells[cell] = [...others, copy];
     }
-    this.#undurable = crash === 'power' ? [] : [...this.#undurable, ...[...copies.values()].filter(copy => !copy.durable)];
+    this.#undurable = crash === 'power' ? [] : [...this.#undurable, ...losers.values(), ...copies.values()];
     return wrong;
   }
 
@@ -247,6 +253,14 @@ export class Oracle {
     assert(bytes % this.cellBytes === 0, 'the oracle is told of whole cells');
     return bytes / this.cellBytes;
   }
+}
+
+/** The one copy of a write, made at its first use. */
+function copied(copies: Map<TrackedWrite, TrackedWrite>, original: TrackedWrite, copy: TrackedWrite): TrackedWrite {
+  const known = copies.get(original);
+  if (known !== undefined) return known;
+  copies.set(original, copy);
+  return copy;
 }
 
 function allowedOf(history: readonly TrackedWrite[], isOver: (write: TrackedWrite) => boolean): TrackedWrite[] {

@@ -78,6 +78,7 @@ export class SimClient {
     const size = this.sizeAcked;
     const { chunkBytes } = volume;
     const within = (unit: number, lengthMax: number): [number, number] => {
+      if (unit > size) return within(cell, lengthMax);
       const units = Math.max(1, Math.floor(Math.min(lengthMax, size) / unit));
       const length = unit * random.between(1, units);
       const places = Math.floor((size - length) / unit);
@@ -100,8 +101,9 @@ export class SimClient {
         return within(BLOCK_BYTES, 300 * KIB);
       case 8: {
         // A few hot blocks at the start.
-        const length = cell * random.between(1, BLOCK_BYTES / cell);
-        return [BLOCK_BYTES * random.below(Math.min(4, size / BLOCK_BYTES)), length];
+        const at = random.below(BLOCK_BYTES / cell);
+        const length = cell * random.between(1, BLOCK_BYTES / cell - at);
+        return [BLOCK_BYTES * random.below(Math.min(4, size / BLOCK_BYTES)) + at * cell, length];
       }
       default:
         return within(cell, withPayload ? REQUEST_BYTES_MAX : size);

@@ -28,8 +28,10 @@ interface Change {
   bytes: Uint8Array | undefined;
   /** Read when it takes effect, for a write whose memory the device reads late. */
   readonly source: { readonly region: Region; readonly offset: number } | undefined;
-  /** Already in the page cache. */
+  /** In the page cache: it has its place in the list of unsynced changes. */
   applied: boolean;
+  /** Its completion was called, so a sync has to cover it. */
+  ended: boolean;
 }
 
 /** Pages by number; what is missing reads as zeroes. */
@@ -78,10 +80,11 @@ class Pages {
   }
 }
 
+/** How many in ten thousand fail with EIO. */
 export interface SimFaults {
-  /** A read or write fails with EIO so often, in ten thousand. */
   readonly readPerMyriad: number;
   readonly writePerMyriad: number;
+  readonly syncPerMyriad: number;
 }
 
 export class SimFile implements DeviceFile {
@@ -90,7 +93,7 @@ export class SimFile implements DeviceFile {
   readonly sizeBytes: number;
   readonly alignmentBytes: number;
   readonly mode: 'direct' | 'buffered';
-  faults: SimFaults = { readPerMyriad: 0, writePerMyriad: 0 };
+  faults: SimFaults = { readPerMyriad: 0, writePerMyriad: 0, syncPerMyriad: 0 };
   canDiscard = true;
   readonly #loop: SimLoop;
   readonly #random: SimRandom;
@@ -131,29 +134,28 @@ export class SimFile implements DeviceFile {
   write(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
     this.#check(position, offset, length, region);
     const failed = this.#random.below(10_000) < this.faults.writePerMyriad;
-    const change = { position, length, bytes: undefined, source: { region, offset }, applied: false } as Change;
+    const change: Change = { position, length, bytes: undefined, source: { region, offset }, applied: false, ended: false };
     this.#begin(change);
     if (this.#random.chance(50)) this.#applyThrough(change);
     this.#loop.post(() => {
-      if (!failed) this.#applyThrough(change);
-      this.#underWay.splice(this.#underWay.indexOf(change), 1);
-      if (failed) {
-        this.#tear(change);
-        request.ioCompleted(-EIO);
-        return;
-      }
-      this.#unsynced.push(change);
-      request.ioCompleted(length);
+      if (failed) this.#tear(change);
+      else this.#applyThrough(change);
+      this.#end(change);
+      request.ioCompleted(failed ? -EIO : length);
     });
   }
 
   sync(request: IoRequest): void {
-    const covered = [...this.#unsynced];
+    // What lies in the page cache before something that counts as written is written with it.
+    const last = this.#unsynced.findLastIndex(change => change.ended);
+    const covered = new Set(this.#unsynced.filter((change, i) => i <= last && (change.ended || this.mode === 'buffered')));
+    const failed = this.#random.below(10_000) < this.faults.syncPerMyriad;
     this.#loop.post(() => {
-      for (const change of covered) applyTo(this.#stable, change);
-      const done = new Set(covered);
-      this.#unsynced = this.#unsynced.filter(change => !done.has(change));
-      request.ioCompleted(0);
+      if (!failed) {
+        for (const change of covered) applyTo(this.#stable, change);
+        this.#unsynced = this.#unsynced.filter(change => !covered.has(change));
+      }
+      request.ioCompleted(failed ? -EIO : 0);
     });
   }
 
@@ -163,31 +165,26 @@ export class SimFile implements DeviceFile {
       this.#loop.post(() => request.ioCompleted(-EOPNOTSUPP));
       return;
     }
-    const change: Change = { position, length, bytes: undefined, source: undefined, applied: false };
+    const change: Change = { position, length, bytes: undefined, source: undefined, applied: false, ended: false };
     this.#begin(change);
     this.#loop.post(() => {
-      this.#underWay.splice(this.#underWay.indexOf(change), 1);
-      this.#apply(change);
-      this.#unsynced.push(change);
+      this.#applyThrough(change);
+      this.#end(change);
       request.ioCompleted(0);
     });
   }
 
   /** The process died: what was under way happened or not. */
   processDied(): void {
-    const underWay = this.#underWay;
+    const underWay = this.#underWay.filter(change => !change.applied);
+    const whole = this.#random.below(underWay.length + 1);
+    for (const [i, change] of underWay.entries()) {
+      if (this.mode === 'direct' || i === whole) this.#tear(change);
+      else if (i < whole) this.#apply(change);
+    }
     this.#underWay = [];
-    if (this.mode === 'direct') {
-      for (const change of underWay) this.#tear(change);
-      return;
-    }
-    const first = underWay.findIndex(change => !change.applied);
-    const whole = first < 0 ? underWay.length : first + this.#random.below(underWay.length - first + 1);
-    for (const change of underWay.slice(0, whole)) {
-      if (!change.applied) this.#apply(change);
-      this.#unsynced.push(change);
-    }
-    if (whole < underWay.length) this.#tear(underWay[whole]);
+    // The kernel has ended it all by the time another process comes.
+    for (const change of this.#unsynced) change.ended = true;
   }
 
   /** The power went: only what was synced is certain. */
@@ -216,16 +213,12 @@ export class SimFile implements DeviceFile {
     this.#underWay.push(change);
   }
 
-  #apply(change: Change): void {
-    if (change.source !== undefined) {
-      const { region, offset } = change.source;
-      change.bytes = region.bytes.slice(offset, offset + change.length);
-    }
-    change.applied = true;
-    applyTo(this.#cached, change);
+  #end(change: Change): void {
+    change.ended = true;
+    this.#underWay.splice(this.#underWay.indexOf(change), 1);
   }
 
-  /** Applies a write, behind those that were called before it where the order counts. */
+  /** Puts a change into the page cache, behind those that were called before it where the order counts. */
   #applyThrough(change: Change): void {
     if (this.mode === 'buffered') {
       for (const other of this.#underWay) {
@@ -236,31 +229,35 @@ export class SimFile implements DeviceFile {
     if (!change.applied) this.#apply(change);
   }
 
-  /** A write that did not complete: none of it, all of it, or some of its sectors. */
+  #apply(change: Change): void {
+    if (change.source !== undefined) {
+      const { region, offset } = change.source;
+      change.bytes = region.bytes.slice(offset, offset + change.length);
+    }
+    change.applied = true;
+    applyTo(this.#cached, change);
+    this.#unsynced.push(change);
+  }
+
+  /** A change that did not complete: none of it, all of it, or some of its sectors. */
   #tear(change: Change): void {
-    if (change.source === undefined) {
-      if (this.#random.chance(50)) {
-        this.#apply(change);
-        this.#unsynced.push(change);
-      }
+    if (change.applied) return;
+    const fate = this.#random.below(3);
+    if (fate === 0) return;
+    if (fate === 1 || change.source === undefined) {
+      this.#apply(change);
       return;
     }
-    const fate = this.#random.below(4);
-    if (fate === 0 && !change.applied) return;
     const { region, offset } = change.source;
-    const bytes = change.bytes ?? region.bytes.slice(offset, offset + change.length);
-    if (fate > 1 || change.applied) {
-      const whole: Change = { ...change, bytes, source: undefined };
-      applyTo(this.#cached, whole);
-      this.#unsynced.push(whole);
-      return;
-    }
+    const bytes = region.bytes.slice(offset, offset + change.length);
     // A prefix is what an interrupted copy leaves; a device may also have taken any of the sectors.
-    const prefix = this.mode === 'buffered' || this.#random.chance(50) ? SECTOR * this.#random.below(change.length / SECTOR + 1) : -1;
+    const prefix = this.mode === 'buffered' || this.#random.chance(50);
+    const end = SECTOR * this.#random.below(change.length / SECTOR + 1);
     for (let at = 0; at < change.length; at += SECTOR) {
-      if (prefix >= 0 ? at >= prefix : this.#random.chance(50)) continue;
+      if (prefix ? at >= end : this.#random.chance(50)) continue;
       const part = bytes.subarray(at, at + SECTOR);
-      const sector: Change = { position: change.position + at, length: part.length, bytes: part, source: undefined, applied: true };
+      const position = change.position + at;
+      const sector: Change = { position, length: part.length, bytes: part, source: undefined, applied: true, ended: true };
       applyTo(this.#cached, sector);
       this.#unsynced.push(sector);
     }

@@ -1,6 +1,5 @@
 /** An op log over files in memory, with every event written down in order. Used by the tests of this folder. */
 import type { Checksums } from '../../../src/base/checksum.ts';
-import { crc32c, crc32cBlocks } from '../../../src/base/crc32c.ts';
 import type { IoRequest } from '../../../src/base/io.ts';
 import type { Location } from '../../../src/base/location.ts';
 import { plainRegion, type RegionSource } from '../../../src/base/memory.ts';
@@ -9,11 +8,12 @@ import { BLOCK_BYTES } from '../../../src/base/units.ts';
 import type { BatchMemory, BulkChunk, Committer, LoggedOp, OpLogState, OpOwner } from '../../../src/oplog/log.ts';
 import { OpLog } from '../../../src/oplog/log.ts';
 import { bulkRecordBytes, RECORD_HEADER_BYTES, RecordKind, writeRecordBytes } from '../../../src/oplog/record.ts';
+import { addon } from '../../../src/platform/addon.ts';
 import { MemoryLoop } from '../../support/memory-loop.ts';
 import { ControlledFile } from './controlled-file.ts';
 
 export const regions: RegionSource = { allocate: plainRegion };
-export const checksums: Checksums = { checksum: crc32c, checksumBlocks: crc32cBlocks };
+export const checksums: Checksums = addon;
 export const VOLUME = 7 as VolumeNumber;
 
 /** An operation as it was committed, copied out of the reused object. */
