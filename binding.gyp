@@ -4,6 +4,7 @@
       "target_name": "sledge",
       "sources": [
         "native/addon.cc",
+        "native/attach-binding.cc",
         "native/checksum-binding.cc",
         "native/crc32c.cc",
         "native/file-binding.cc",

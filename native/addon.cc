@@ -23,6 +23,7 @@ static Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   InitializeFiles(env, exports);
   InitializeSockets(env, exports);
   InitializeChecksums(env, exports);
+  InitializeAttach(env, exports);
   return exports;
 }
 

@@ -34,6 +34,7 @@ void InitializeRegions(Napi::Env env, Napi::Object exports);
 void InitializeFiles(Napi::Env env, Napi::Object exports);
 void InitializeSockets(Napi::Env env, Napi::Object exports);
 void InitializeChecksums(Napi::Env env, Napi::Object exports);
+void InitializeAttach(Napi::Env env, Napi::Object exports);
 
 inline void ThrowTypeError(Napi::Env env, const char* message) {
   if (!env.IsExceptionPending()) Napi::TypeError::New(env, message).ThrowAsJavaScriptException();

@@ -30,27 +30,32 @@ export function keyVolume(high: number): number {
 }
 
 export class KeyTable {
-  readonly capacity: number;
-  readonly #mask: number;
+  #capacity: number;
+  #mask: number;
   /** Row + 1 of the key that lives in each bucket; 0 where there is none. */
-  readonly #buckets: Int32Array;
-  readonly #high: Uint32Array;
-  readonly #low: Uint32Array;
+  #buckets: Int32Array;
+  #high: Uint32Array;
+  #low: Uint32Array;
   /** Next free row of each free row, -1 at the end. */
-  readonly #nextFree: Int32Array;
+  #nextFree: Int32Array;
   #firstFree = -1;
   #fresh = 0;
   #count = 0;
 
   constructor(capacity: number) {
     assert(Number.isSafeInteger(capacity) && capacity > 0 && capacity < 2 ** 30, 'a table holds 1 to 2^30 rows');
-    this.capacity = capacity;
-    const buckets = 2 ** Math.ceil(Math.log2(capacity * 2));
+    this.#capacity = capacity;
+    const buckets = bucketsFor(capacity);
     this.#mask = buckets - 1;
     this.#buckets = new Int32Array(buckets);
     this.#high = new Uint32Array(capacity);
     this.#low = new Uint32Array(capacity);
     this.#nextFree = new Int32Array(capacity);
+  }
+
+  /** Rows that there is room for. */
+  get capacity(): number {
+    return this.#capacity;
   }
 
   get count(): number {
@@ -90,7 +95,7 @@ export class KeyTable {
     if (row >= 0) {
       this.#firstFree = this.#nextFree[row];
     } else {
-      assert(this.#fresh < this.capacity, 'the table has room');
+      assert(this.#fresh < this.#capacity, 'the table has room');
       row = this.#fresh++;
     }
     let bucket = this.#home(high, low);
@@ -132,10 +137,42 @@ export class KeyTable {
     this.#count--;
   }
 
+  /** Makes room for more rows; those in use stay the same. */
+  grow(capacity: number): void {
+    assert(capacity > this.#capacity && capacity < 2 ** 30, 'a table grows up to 2^30 rows');
+    const old = this.#buckets;
+    const buckets = bucketsFor(capacity);
+    this.#capacity = capacity;
+    this.#mask = buckets - 1;
+    this.#buckets = new Int32Array(buckets);
+    this.#high = lengthened(this.#high, new Uint32Array(capacity));
+    this.#low = lengthened(this.#low, new Uint32Array(capacity));
+    this.#nextFree = lengthened(this.#nextFree, new Int32Array(capacity));
+    for (const rowAndOne of old) {
+      if (rowAndOne === 0) continue;
+      let bucket = this.#home(this.#high[rowAndOne - 1], this.#low[rowAndOne - 1]);
+      while (this.#buckets[bucket] !== 0) bucket = (bucket + 1) & this.#mask;
+      this.#buckets[bucket] = rowAndOne;
+    }
+  }
+
   #home(high: number, low: number): number {
     let hash = Math.imul(low ^ Math.imul(high, 0x9e3779b1), 0x85ebca6b);
     hash ^= hash >>> 15;
     hash = Math.imul(hash, 0xc2b2ae35);
     return (hash ^ (hash >>> 13)) & this.#mask;
   }
+}
+
+function bucketsFor(capacity: number): number {
+  return 2 ** Math.ceil(Math.log2(capacity * 2));
+}
+
+/** `long`, which begins with what `short` holds: for columns that grow with a table. */
+export function lengthened<Column extends Int32Array | Uint32Array | Float64Array>(
+  short: Column,
+  long: Column,
+): Column {
+  long.set(short);
+  return long;
 }

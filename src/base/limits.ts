@@ -48,6 +48,8 @@ export const logBytesDefault = 2 * GIB;
 export const logBytesMin = 64 * MIB;
 /** A log is cut and used again in segments of this length. */
 export const logSegmentBytes = 16 * MIB;
+/** With fewer a node does not start: one fills while another is made or destaged. */
+export const logSegmentsMin = 2;
 /** Records of one turn gather in a batch; one batch fills while others are written. */
 export const logBatchBytes = 4 * MIB;
 export const logBatchCount = 3;

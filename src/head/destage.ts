@@ -146,7 +146,7 @@ export class Destage implements DestageControl {
       }
     } finally {
       // Who asked for haste meanwhile found a destage running and left it at that.
-      this.committed();
+      if (this.#head.log.cut < this.#head.log.committedEnd) this.committed();
     }
   }
 
@@ -268,7 +268,7 @@ export class Destage implements DestageControl {
     for (const [volume, lastOp] of lastOps) {
       if (volume.state === 'present') transaction.putVolume(volume.toEntry(lastOp));
     }
-    transaction.putState({ cut, epoch: this.#ports.epoch });
+    transaction.putState({ cut, epoch: this.#ports.epoch, since: log.beginning });
     await this.#commit(transaction);
     for (const [volume, lastOp] of lastOps) volume.storedOp = lastOp;
     log.trim(cut);

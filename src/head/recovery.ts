@@ -28,8 +28,9 @@ import type { BlockNumber, ChunkNumber, LogPosition } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { BulkChunk, LoggedOp } from '../oplog/log.ts';
 import { LOG_PAGE_BYTES } from '../oplog/log.ts';
+import type { RecordHeader } from '../oplog/record.ts';
 import { getBulkDescriptor, RECORD_HEADER_BYTES, RecordKind, writeDataOffset } from '../oplog/record.ts';
-import type { ScannedRecord, ScanResult } from '../oplog/scan.ts';
+import type { EpochFloor, ScannedRecord, ScanResult } from '../oplog/scan.ts';
 import { scanLog } from '../oplog/scan.ts';
 import type { Head } from './head.ts';
 
@@ -59,6 +60,8 @@ export interface RecoveryPorts {
   readonly live: ReadonlyMap<number, BlockFile>;
   readonly segmentBytes: number;
   readonly cut: LogPosition;
+  /** Of the process before, as the index has it. */
+  readonly floor?: EpochFloor | undefined;
   readonly regions: RegionSource;
 }
 
@@ -76,8 +79,8 @@ export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { 
   let first: RecoveryRow | undefined;
   for (;;) {
     const replay = new Replay(ports.newHead());
-    const { live, segmentBytes, cut, regions } = ports;
-    const tools = { regions, checksums: replay.head.checksums };
+    const { live, segmentBytes, cut, floor, regions } = ports;
+    const tools = { regions, checksums: replay.head.checksums, floor };
     const scan = await scanLog(live, segmentBytes, cut, limit, tools, record => replay.apply(record));
     const row = judge(scan);
     first ??= row;
@@ -158,9 +161,16 @@ class Replay {
     if (volume === undefined) return;
     // The catalogue may be ahead of the cut: those operations are played again, the newest state wins.
     if (header.op <= volume.committedOp) volume.committedOp = (header.op - 1) as LoggedOp['op'];
+    this.#makeRoom(header, volume.blocksPerChunk);
     if (header.kind === RecordKind.bulk) op.chunks = this.#chunks(record, volume.blocksPerChunk);
     this.head.committed(op, record);
     volume.lastOp = Math.max(volume.lastOp, header.op) as LoggedOp['op'];
+  }
+
+  /** What was destaged and not cut yet is entered once more, beside what came after it. */
+  #makeRoom(header: RecordHeader, blocksPerChunk: number): void {
+    const drops = header.kind === RecordKind.zero || header.kind === RecordKind.trim;
+    this.head.overlay.makeRoom(drops ? Math.min(header.count, 2 * blocksPerChunk) : header.count);
   }
 
   #chunks(record: ScannedRecord, blocksPerChunk: number): BulkChunk[] {

@@ -49,6 +49,11 @@ export interface IndexState {
   readonly cut: LogPosition;
   /** Of the process that opened the node last. */
   readonly epoch: Epoch;
+  /**
+   * Where that process began to append: older epochs have nothing from here on that counts, though what recovery dropped
+   * may still stand there, whole.
+   */
+  readonly since?: LogPosition;
 }
 
 /** Changes that are gathered and then committed at once. */

@@ -18,6 +18,8 @@ import {
   readdirSync,
   readFileSync,
   renameSync,
+  rmdirSync,
+  rmSync,
   statSync,
   writeSync,
 } from 'node:fs';
@@ -44,6 +46,8 @@ const nodeFile = z.object({
 export type NodeFile = z.infer<typeof nodeFile>;
 export type DeviceRecord = NodeFile['devices'][number];
 
+const PARTS = ['log', 'index', 'devices'];
+
 /** What may lie in a directory that is taken for an empty one. */
 const HARMLESS = new Set(['lost+found', 'lock', 'control.sock', 'node.json.new']);
 
@@ -54,26 +58,30 @@ export function newIdentity(): string {
 export class DataDirectory {
   readonly path: string;
   readonly #lock: number;
+  /** What of it was there before: abandoning it takes away no more than what was made. */
+  readonly #found: 'data' | 'empty' | 'nothing';
   #node: NodeFile;
 
-  private constructor(path: string, lock: number, node: NodeFile) {
+  private constructor(path: string, lock: number, node: NodeFile, found: 'data' | 'empty' | 'nothing') {
     this.path = path;
     this.#lock = lock;
     this.#node = node;
+    this.#found = found;
   }
 
   /** Opens the directory and locks it; makes it when it is missing or empty. Throws `data-in-use`, `bad-format` … */
   static open(directory: string): DataDirectory {
     const path = resolve(directory);
-    makeDirectory(path);
     const file = join(path, 'node.json');
-    if (!existsSync(file)) refuseForeign(path);
+    const found = existsSync(file) ? 'data' : existsSync(path) ? 'empty' : 'nothing';
+    makeDirectory(path);
+    if (found !== 'data') refuseForeign(path);
     const lock = takeLock(path);
     try {
       const node = existsSync(file) ? readNodeFile(file) : writeNodeFile(path, newNodeFile());
-      for (const name of ['log', 'index', 'devices']) makeDirectory(join(path, name));
+      for (const name of PARTS) makeDirectory(join(path, name));
       syncDirectory(path);
-      return new DataDirectory(path, lock, node);
+      return new DataDirectory(path, lock, node, found);
     } catch (error) {
       closeSync(lock);
       throw error;
@@ -101,9 +109,15 @@ export class DataDirectory {
     this.#node = writeNodeFile(this.path, { ...this.#node, devices: [...devices] });
   }
 
-  /** Gives up the lock. */
+  /** Gives up the lock. A directory that was made and has taken no device yet is left as it was found. */
   close(): void {
+    if (this.#found !== 'data' && this.#node.devices.length === 0) this.#unmake();
     closeSync(this.#lock);
+  }
+
+  #unmake(): void {
+    for (const name of [...PARTS, 'node.json', 'lock']) rmSync(join(this.path, name), { recursive: true, force: true });
+    if (this.#found === 'nothing') rmdirSync(this.path);
   }
 }
 

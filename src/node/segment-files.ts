@@ -2,9 +2,9 @@
  * The files of the op log: made ahead of need, zero-filled so that a later sync writes data and no metadata, and then
  * used round and round. Names carry no meaning; which segment of the log a file holds its records say.
  */
-import { readdirSync } from 'node:fs';
+import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { errnoName } from '../base/errno.ts';
+import { ENOSPC, errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import type { BlockFile } from '../base/io.ts';
 import { completion, Gather } from '../base/io-wait.ts';
@@ -50,9 +50,22 @@ export class SegmentFiles implements SegmentSource {
     return this.#open;
   }
 
+  /** Makes files until there are `count`. Rejects with `no-space` when the disk is too full for them. */
+  async ensure(count: number): Promise<readonly BlockFile[]> {
+    const made: BlockFile[] = [];
+    while (this.#open.length < count) made.push(await this.create());
+    return made;
+  }
+
   async create(): Promise<BlockFile> {
     const path = join(this.#directory, `${String(this.#next++).padStart(6, '0')}.log`);
-    await this.#fill(path, true);
+    try {
+      await this.#fill(path, true);
+    } catch (error) {
+      // A file that is not whole would take space and be of no use.
+      rmSync(path, { force: true });
+      throw error;
+    }
     const file = await this.#platform.openFile({ path, mode: 'buffered' });
     this.#open.push(file);
     return file;
@@ -74,10 +87,16 @@ export class SegmentFiles implements SegmentSource {
       }
       let result = await gather.close();
       if (result >= 0) result = await completion(request => file.sync(request));
-      if (result < 0) throw new SledgeError('io', `${path} cannot be written: ${errnoName(result)}`);
+      if (result < 0) throw segmentError(path, result);
     } finally {
       await file.close();
     }
     syncDirectory(this.#directory);
   }
+}
+
+function segmentError(path: string, result: number): SledgeError {
+  const what = `log segment ${path} cannot be written: ${errnoName(result)}`;
+  if (result !== -ENOSPC) return new SledgeError('io', what);
+  return new SledgeError('no-space', what, { hint: 'Free space on the file system of the data directory.' });
 }

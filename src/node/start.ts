@@ -6,7 +6,13 @@ import { BouncePool } from '../base/bounce-pool.ts';
 import { errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import { completion } from '../base/io-wait.ts';
-import { bounceBufferCount, chunkBytesDefault, logSegmentBytes, nbdHandshakeTimeoutMs } from '../base/limits.ts';
+import {
+  bounceBufferCount,
+  chunkBytesDefault,
+  logSegmentBytes,
+  logSegmentsMin,
+  nbdHandshakeTimeoutMs,
+} from '../base/limits.ts';
 import type { Epoch, LogPosition } from '../base/units.ts';
 import { BLOCK_BYTES, formatBytes } from '../base/units.ts';
 import { Destage } from '../head/destage.ts';
@@ -76,7 +82,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   const ports = { regions: platform, checksums: platform };
   const found = await identifySegments(await segments.openAll(), logSegmentBytes, ports);
   const firstLive = Math.floor(before.cut / logSegmentBytes);
-  const spare = [...found.spare];
+  const spare = [...found.spare, ...(await segments.ensure(logSegmentsMin))];
   for (const [number, file] of found.live) {
     if (number >= firstLive) continue;
     found.live.delete(number);
@@ -91,6 +97,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     live: found.live,
     segmentBytes: logSegmentBytes,
     cut: before.cut,
+    floor: before.since === undefined ? undefined : { position: before.since, epoch: before.epoch },
     regions: platform,
   });
   const { head, row, end, tail, operations } = recovered;
@@ -98,7 +105,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   log.info({ row, operations, milliseconds }, `recovered: ${describeRow(row)}`);
   if (row === 'rotten') problems.add('log-rotten', rottenProblem);
   const epoch = (before.epoch + 1) as Epoch;
-  await storeEpoch(index, { cut: before.cut, epoch });
+  await storeEpoch(index, { cut: before.cut, epoch, since: end });
   const opLog = new OpLog(
     { turns: platform, regions: platform, checksums: platform, segments, data: head.sled },
     head,

@@ -186,6 +186,8 @@ export class OpLog {
   readonly #ports: OpLogPorts;
   readonly #committer: Committer;
   readonly #epoch: Epoch;
+  /** Where this process began to append. */
+  readonly beginning: LogPosition;
   readonly #batches: Batch[] = [];
   /** Batches that are being written or wait for their turn to commit, oldest first. */
   readonly #writing = new RingQueue<Batch>();
@@ -222,6 +224,7 @@ export class OpLog {
     this.segmentBytes = options.segmentBytes;
     this.limitBytes = options.limitBytes;
     this.#epoch = state.epoch;
+    this.beginning = state.end;
     this.#cut = state.cut;
     this.#end = state.end;
     this.#committedEnd = state.end;

@@ -15,7 +15,7 @@ import type { BlockFile } from '../base/io.ts';
 import { completion } from '../base/io-wait.ts';
 import { inlineOpBytesMax, logScanBytes } from '../base/limits.ts';
 import type { Region, RegionSource } from '../base/memory.ts';
-import type { LogPosition } from '../base/units.ts';
+import type { Epoch, LogPosition } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { RecordHeader } from './record.ts';
 import {
@@ -28,9 +28,17 @@ import {
   writeDataOffset,
 } from './record.ts';
 
+/** From `position` on only records of `epoch` and newer ones count. */
+export interface EpochFloor {
+  readonly position: LogPosition;
+  readonly epoch: Epoch;
+}
+
 export interface ScanPorts {
   readonly regions: RegionSource;
   readonly checksums: Checksums;
+  /** Without one the first record may be of any epoch, also one that an earlier recovery has dropped. */
+  readonly floor?: EpochFloor | undefined;
 }
 
 /** A record as the scan met it; reused from one to the next. */
@@ -144,7 +152,7 @@ class Scan {
       const inSegment = position % this.#segmentBytes;
       const remaining = this.#segmentBytes - inSegment;
       const valid = remaining >= RECORD_HEADER_BYTES ? await this.#parse(position) : false;
-      if (!valid || header.epoch < epoch) {
+      if (!valid || header.epoch < this.#oldestEpoch(position, epoch)) {
         // A segment whose rest is too short for a record goes on in the next one.
         if (remaining >= RECORD_HEADER_BYTES || !(await this.#parse(position + remaining))) break;
         position += remaining;
@@ -166,6 +174,12 @@ class Scan {
     const end = Math.min(position, limit) as LogPosition;
     const continuesBeyond = position < limit ? await this.#laterWitness(position, epoch) : undefined;
     return { end, durable: durable as LogPosition, epoch, damagedData, continuesBeyond, records };
+  }
+
+  /** What a record at a position has to be of, when the record before it is of `epoch`. */
+  #oldestEpoch(position: number, epoch: number): number {
+    const { floor } = this.#ports;
+    return floor !== undefined && position >= floor.position ? Math.max(epoch, floor.epoch) : epoch;
   }
 
   /** Parses the record at a position, reading on as far as it reaches. */
@@ -232,7 +246,8 @@ class Scan {
           const remaining = this.#segmentBytes - start - at;
           const { checksums } = this.#ports;
           const verdict = parseRecord(view, bytes, at, loaded - at, position, remaining, header, checksums);
-          if (verdict === 'valid' && header.epoch >= epoch && header.durable > end) return header.position;
+          if (verdict !== 'valid' || header.epoch < this.#oldestEpoch(position, epoch)) continue;
+          if (header.durable > end) return header.position;
         }
       }
     }

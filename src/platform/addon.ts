@@ -33,6 +33,13 @@ export interface NativeSocketName {
   readonly listens: boolean;
 }
 
+/** Tells once, for each call of `readable` or `writable`, that a descriptor is ready; the descriptor stays its owner's. */
+export interface NativeWatch {
+  readable(): void;
+  writable(): void;
+  close(): void;
+}
+
 /** Numbers below 0 are -errno throughout. */
 export interface NativeAddon {
   readonly Ring: new (kind: number, entries: number, threads: number, wake: () => void) => NativeRing;
@@ -52,6 +59,16 @@ export interface NativeAddon {
   setNonBlocking(fd: number, on: boolean): number;
   discardReceived(fd: number, bytesMax: number): number;
   closeDescriptor(fd: number): number;
+  /** Bound, non-blocking, of generic netlink. */
+  netlinkSocket(): number;
+  joinNetlinkGroup(fd: number, group: number): number;
+  socketPair(): [number, number] | number;
+  startConnect(fd: number, address: Uint8Array, length: number): number;
+  socketError(fd: number): number;
+  setLinkOptions(fd: number): void;
+  sendBytes(fd: number, bytes: Uint8Array, offset: number, length: number): number;
+  receiveBytes(fd: number, bytes: Uint8Array, offset: number, length: number): number;
+  readonly DescriptorWatch: new (fd: number, ready: () => void) => NativeWatch;
   checksum(bytes: Uint8Array, offset: number, length: number, seed: number): number;
   checksumByTables(bytes: Uint8Array, offset: number, length: number, seed: number): number;
   checksumBlocks(bytes: Uint8Array, offset: number, count: number, sums: Uint32Array, sumsIndex: number): void;

@@ -8,13 +8,14 @@
  *   than the chunk entry beside it, because a chunk entry drops the block entries it finds.
  * - Every chunk row has a block entry or a chunk entry; it is in the dirty list of each log segment that holds one of
  *   its operations, so that when all chunks of a segment's list have been destaged nothing needs that segment.
- * - The table never overflows: operations reserve their rows before they are logged (`hasRoom`).
+ * - The table never overflows: operations reserve their rows before they are logged (`reserve`); what recovery enters
+ *   once more may take more rows than were ever in use at a time, so for it the table grows (`makeRoom`).
  *
  * Cost: 44 bytes for a block, 36 for a chunk, in typed arrays that are touched no further than they were ever full.
  */
 import { assert } from '../base/assert.ts';
 import { NO_SUM } from '../base/checksum.ts';
-import { KeyTable, keyHigh, keyNumber, keyVolume } from '../base/key-table.ts';
+import { KeyTable, keyHigh, keyNumber, keyVolume, lengthened } from '../base/key-table.ts';
 import type { BlockNumber, ChunkNumber, OpNumber, VolumeNumber } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 
@@ -28,15 +29,15 @@ const NONE = -1;
 
 export class Overlay {
   readonly #blocks: KeyTable;
-  readonly #position: Float64Array;
-  readonly #sum: Uint32Array;
-  readonly #next: Int32Array;
-  readonly #previous: Int32Array;
-  readonly #chunkOf: Int32Array;
+  #position: Float64Array;
+  #sum: Uint32Array;
+  #next: Int32Array;
+  #previous: Int32Array;
+  #chunkOf: Int32Array;
   readonly #chunks: KeyTable;
-  readonly #firstBlock: Int32Array;
-  readonly #op: Float64Array;
-  readonly #listed: Uint32Array;
+  #firstBlock: Int32Array;
+  #op: Float64Array;
+  #listed: Uint32Array;
   readonly #entries: (ChunkEntry | undefined)[] = [];
   readonly #dirty = new Map<number, DirtyList>();
   #list: DirtyList = { volumes: [], chunks: [] };
@@ -82,6 +83,23 @@ export class Overlay {
   release(rows: number): void {
     this.#reserved -= rows;
     assert(this.#reserved >= 0, 'only what was reserved is released');
+  }
+
+  /** For recovery, which cannot wait for a destage: grows the table where `rows` more might not fit. */
+  makeRoom(rows: number): void {
+    const needed = Math.max(this.#blocks.count, this.#chunks.count) + this.#reserved + rows;
+    if (needed <= this.#blocks.capacity) return;
+    const capacity = Math.max(needed, 2 * this.#blocks.capacity);
+    this.#blocks.grow(capacity);
+    this.#chunks.grow(capacity);
+    this.#position = lengthened(this.#position, new Float64Array(capacity));
+    this.#sum = lengthened(this.#sum, new Uint32Array(capacity));
+    this.#next = lengthened(this.#next, new Int32Array(capacity));
+    this.#previous = lengthened(this.#previous, new Int32Array(capacity));
+    this.#chunkOf = lengthened(this.#chunkOf, new Int32Array(capacity));
+    this.#firstBlock = lengthened(this.#firstBlock, new Int32Array(capacity));
+    this.#op = lengthened(this.#op, new Float64Array(capacity));
+    this.#listed = lengthened(this.#listed, new Uint32Array(capacity));
   }
 
   /** Operations that are entered from now on lie in this log segment. */

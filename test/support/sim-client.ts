@@ -106,6 +106,7 @@ export class SimClient {
         return [BLOCK_BYTES * random.below(Math.min(4, size / BLOCK_BYTES)) + at * cell, length];
       }
       default:
+        if (random.chance(70)) return within(cell, BLOCK_BYTES);
         return within(cell, withPayload ? REQUEST_BYTES_MAX : size);
     }
   }

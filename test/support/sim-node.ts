@@ -3,7 +3,9 @@
  * controls. The files and the index outlive a crash, everything else is thrown away and built anew by `boot`.
  */
 import { BouncePool } from '../../src/base/bounce-pool.ts';
+import { EIO } from '../../src/base/errno.ts';
 import { completion } from '../../src/base/io-wait.ts';
+import { locationOf } from '../../src/base/location.ts';
 import type { Epoch, LogPosition, OpNumber, VolumeNumber } from '../../src/base/units.ts';
 import { MIB } from '../../src/base/units.ts';
 import { Destage } from '../../src/head/destage.ts';
@@ -12,7 +14,7 @@ import { Head } from '../../src/head/head.ts';
 import type { RecoveryRow } from '../../src/head/recovery.ts';
 import { recover } from '../../src/head/recovery.ts';
 import { SlotAllocator } from '../../src/head/slot-allocator.ts';
-import type { VolumeEntry } from '../../src/index/index-store.ts';
+import type { IndexState, VolumeEntry } from '../../src/index/index-store.ts';
 import { type CommitGate, IndexContents, MemoryIndex } from '../../src/index/memory-index.ts';
 import { OpLog } from '../../src/oplog/log.ts';
 import { identifySegments } from '../../src/oplog/scan.ts';
@@ -24,7 +26,7 @@ import { BlockCache } from '../../src/volume/block-cache.ts';
 import { Overlay } from '../../src/volume/overlay.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import type { Crash } from './oracle.ts';
-import { SimFile } from './sim-file.ts';
+import { type SimFaults, SimFile } from './sim-file.ts';
 import { SimLoop } from './sim-loop.ts';
 import { SimRegions, simChecksums } from './sim-memory.ts';
 import type { SimRandom } from './sim-random.ts';
@@ -39,6 +41,16 @@ export interface SimNodeOptions {
   readonly columnsPerDevice: number;
   readonly canDiscard: boolean;
 }
+
+/** What goes wrong, how often in ten thousand I/Os. Off while the node starts and while it is judged. */
+export interface SimTrouble {
+  readonly device: SimFaults;
+  readonly log: SimFaults;
+  readonly indexPerMyriad: number;
+}
+
+const NO_FAULTS: SimFaults = { readPerMyriad: 0, writePerMyriad: 0, syncPerMyriad: 0 };
+export const NO_TROUBLE: SimTrouble = { device: NO_FAULTS, log: NO_FAULTS, indexPerMyriad: 0 };
 
 interface QueuedCommit {
   readonly apply: () => void;
@@ -56,6 +68,8 @@ export class SimNode {
   readonly #contents = new IndexContents();
   #commits: QueuedCommit[] = [];
   #regions = new SimRegions();
+  #indexPerMyriad = 0;
+  #logFaults = NO_FAULTS;
   #head: Head | undefined;
   #destage: Destage | undefined;
 
@@ -83,6 +97,13 @@ export class SimNode {
 
   get index(): IndexContents {
     return this.#contents;
+  }
+
+  trouble(trouble: SimTrouble): void {
+    this.#indexPerMyriad = trouble.indexPerMyriad;
+    this.#logFaults = trouble.log;
+    for (const device of this.devices) device.faults = trouble.device;
+    for (const segment of this.segments) segment.faults = trouble.log;
   }
 
   /** Starts it, as `node/start.ts` does. */
@@ -119,12 +140,98 @@ export class SimNode {
     return head.addVolume(entry);
   }
 
+  /** As `Node` does it; it may be cut short by a crash, after which `finishDeletions` goes on. */
+  async deleteVolume(volume: Volume): Promise<void> {
+    const { index } = this.head;
+    volume.state = 'deleting';
+    const transaction = index.begin();
+    transaction.putVolume(volume.toEntry(volume.committedOp));
+    await completion(request => transaction.commit(request));
+    await this.#purge(volume);
+  }
+
+  /** Goes on with deletions that a crash has interrupted. */
+  async finishDeletions(): Promise<void> {
+    for (const volume of [...this.head.volumes()]) if (volume.state === 'deleting') await this.#purge(volume);
+  }
+
+  async #purge(volume: Volume): Promise<void> {
+    const { head, destage } = this;
+    await destage.exclusively(async () => {
+      head.forgetOverlay(volume);
+      const end = Math.ceil(volume.sizeBytes / volume.chunkBytes);
+      for (let from = 0; from < end; ) from = await destage.removeIndexed(volume, from, end);
+      const transaction = head.index.begin();
+      transaction.removeVolume(volume.number);
+      await completion(request => transaction.commit(request));
+      head.removeVolume(volume);
+    });
+    await destage.all();
+  }
+
+  /**
+   * Everything is answered and destaged: what the parts know of each other has to agree. Says what does not.
+   */
+  async audit(): Promise<string[]> {
+    const { head, loop } = this;
+    await loop.until(this.destage.all());
+    // Discards end, timers of what was dropped run out, and what they started ends.
+    for (let i = 0; i < 4; i++) {
+      loop.passTime();
+      while (await loop.turn()) {
+        // Until nothing is under way.
+      }
+      await loop.until(this.destage.all());
+    }
+    const wrong: string[] = [];
+    if (head.overlay.blockCount + head.overlay.chunkCount > 0) {
+      wrong.push(`the overlay holds ${head.overlay.blockCount} blocks, ${head.overlay.chunkCount} chunks`);
+    }
+    if (head.overlay.fill > 0) wrong.push(`rows of the overlay stay reserved: ${head.overlay.fill}`);
+    if (head.slots.retiredCount > 0) wrong.push(`${head.slots.retiredCount} slots are retired still`);
+    const named = new Set<number>();
+    for (const [number, chunks] of this.#contents.chunks) {
+      const volume = head.volume(number);
+      if (volume === undefined) {
+        if (chunks.size > 0) wrong.push(`${chunks.size} chunks of a volume that is gone`);
+        continue;
+      }
+      for (const [chunk, entry] of chunks) {
+        if (named.has(entry.location)) wrong.push(`location ${entry.location} is of two chunks (${chunk})`);
+        named.add(entry.location);
+        if (chunk * volume.chunkBytes >= volume.sizeBytes) wrong.push(`chunk ${chunk} is beyond the end`);
+      }
+      const used = head.slots.usedBytes(number);
+      if (used !== chunks.size * volume.chunkBytes) {
+        wrong.push(`${volume.name} uses ${used} bytes for ${chunks.size} chunks of ${volume.chunkBytes}`);
+      }
+    }
+    let marked = 0;
+    for (const column of this.#contents.columns.values()) {
+      const device = head.sled.device(column.device);
+      for (let slot = 0; slot < columnBytes / column.chunkBytes; slot++) {
+        if ((column.slots[slot >>> 5] & (1 << (slot & 31))) === 0) continue;
+        marked++;
+        const location = locationOf(column.device, device.columnPosition(column.column) + slot * column.chunkBytes);
+        if (!named.has(location)) wrong.push(`slot ${location} is marked, but no chunk is there`);
+      }
+    }
+    if (marked !== named.size) wrong.push(`${marked} slots are marked for ${named.size} chunks`);
+    const columns = new Set([...named].map(location => Math.floor((location * 4096 - FIRST_COLUMN_POSITION) / columnBytes)));
+    const total = this.options.devices * this.options.columnsPerDevice;
+    // Locations of other devices are far apart, so columns are told apart by this too.
+    if (head.slots.freeColumns !== total - columns.size) {
+      wrong.push(`${head.slots.freeColumns} of ${total} columns are free; ${columns.size} are in use`);
+    }
+    return wrong;
+  }
+
   async #open(): Promise<void> {
     const { loop, options } = this;
     const { segmentBytes } = options;
     const regions = this.#regions;
     const index = new MemoryIndex(this.#contents, this.#gate());
-    const before = index.state() ?? { cut: 0 as LogPosition, epoch: 0 as Epoch };
+    const before: IndexState = index.state() ?? { cut: 0 as LogPosition, epoch: 0 as Epoch };
     const ports = { regions, checksums: simChecksums };
     const found = await identifySegments(this.segments, segmentBytes, ports);
     const spare = [...found.spare];
@@ -139,13 +246,14 @@ export class SimNode {
       live: found.live,
       segmentBytes,
       cut: before.cut,
+      floor: before.since === undefined ? undefined : { position: before.since, epoch: before.epoch },
       regions,
     });
     const { head, end, tail, row } = recovered;
     this.rows.push(row);
     const epoch = (before.epoch + 1) as Epoch;
     const transaction = index.begin();
-    transaction.putState({ cut: before.cut, epoch });
+    transaction.putState({ cut: before.cut, epoch, since: end });
     await completion(request => transaction.commit(request));
     const segments = { create: () => this.#createSegment() };
     const log = new OpLog(
@@ -218,8 +326,9 @@ export class SimNode {
           return;
         }
         this.#commits.shift();
-        apply();
-        request.ioCompleted(0);
+        const failed = this.#random.below(10_000) < this.#indexPerMyriad;
+        if (!failed) apply();
+        request.ioCompleted(failed ? -EIO : 0);
       };
       this.loop.post(attempt);
     };
@@ -230,6 +339,7 @@ export class SimNode {
       this.loop.post(() => {
         const { segmentBytes } = this.options;
         const file = new SimFile(`segment ${this.segments.length}`, segmentBytes, 'buffered', this.loop, this.#random);
+        file.faults = this.#logFaults;
         this.segments.push(file);
         resolve(file);
       });

@@ -13,6 +13,7 @@ import { Head } from '../../../src/head/head.ts';
 import type { RecoveryRow } from '../../../src/head/recovery.ts';
 import { recover } from '../../../src/head/recovery.ts';
 import { SlotAllocator } from '../../../src/head/slot-allocator.ts';
+import type { IndexState } from '../../../src/index/index-store.ts';
 import { IndexContents, MemoryIndex } from '../../../src/index/memory-index.ts';
 import type { Extent, VolumeCommand, VolumeRequest } from '../../../src/nbd-server/exported-volume.ts';
 import { OpLog } from '../../../src/oplog/log.ts';
@@ -182,7 +183,7 @@ export class HeadRig {
       for (const entry of index.volumes()) head.addVolume(entry);
       return head;
     };
-    const before = index.state() ?? { cut: 0 as LogPosition, epoch: 0 as Epoch };
+    const before: IndexState = index.state() ?? { cut: 0 as LogPosition, epoch: 0 as Epoch };
     const found = await pump(loop, identifySegments(store.segments, SEGMENT, tools));
     const spare = [...found.spare];
     for (const [number, file] of found.live) {
@@ -190,11 +191,15 @@ export class HeadRig {
       found.live.delete(number);
       spare.push(file);
     }
-    const { cut } = before;
-    const recovered = await pump(loop, recover({ newHead, live: found.live, segmentBytes: SEGMENT, cut, regions }));
+    const { cut, since } = before;
+    const floor = since === undefined ? undefined : { position: since, epoch: before.epoch };
+    const recovered = await pump(
+      loop,
+      recover({ newHead, live: found.live, segmentBytes: SEGMENT, cut, floor, regions }),
+    );
     const { head, end, tail, row } = recovered;
     const epoch = (before.epoch + 1) as Epoch;
-    store.contents.state = { cut, epoch };
+    store.contents.state = { cut, epoch, since: end };
     const create = async () => {
       const file = new ControlledFile(loop, SEGMENT);
       store.segments.push(file);

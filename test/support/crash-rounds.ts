@@ -1,0 +1,118 @@
+/**
+ * Rounds of: a server under load over several connections, SIGKILL at a random moment, a new server on the same data,
+ * and the oracle's verdict on every cell. Run by the integration test and, for as long as one likes, by
+ * `scripts/crash-loop`.
+ */
+import { join } from 'node:path';
+import { OracleClient } from './oracle-client.ts';
+import { Oracle, OracleClock } from './oracle.ts';
+import { type RunningServer, type ServerOptions, sledgeJson, startServer } from './server-process.ts';
+import { SimRandom } from './sim-random.ts';
+
+export interface CrashRoundsOptions {
+  readonly directory: string;
+  readonly seed: number;
+  readonly rounds: number;
+  readonly volumeBytes: number;
+  /** Rounds end early when this is over. */
+  readonly budgetMs: number;
+  report(line: string): void;
+}
+
+export interface CrashRoundsResult {
+  readonly rounds: number;
+  readonly answered: number;
+  readonly problems: readonly string[];
+  readonly restartMs: readonly number[];
+  readonly recoveryMs: readonly number[];
+}
+
+interface Cleaner {
+  teardown(action: () => unknown): unknown;
+}
+
+const CONNECTIONS = 3;
+
+export async function runCrashRounds(test: Cleaner, options: CrashRoundsOptions): Promise<CrashRoundsResult> {
+  const random = new SimRandom(options.seed);
+  const oracle = new Oracle(512, options.seed, false, new OracleClock());
+  const dataDirectory = join(options.directory, 'data');
+  const socketPath = join(options.directory, 'nbd.sock');
+  const serverOptions: ServerOptions = {
+    engine: 'sledge',
+    dataDirectory,
+    volumes: [{ name: 'vol', sizeBytes: options.volumeBytes }],
+    unix: socketPath,
+    sledgeArguments: ['--log', '64MiB', '--cache', '16MiB', '--device', `${join(options.directory, 'device')}:512MiB`],
+  };
+  const restartMs: number[] = [];
+  const recoveryMs: number[] = [];
+  let answered = 0;
+  let rounds = 0;
+  let problems: string[] = [];
+  let server = await startServer(test, serverOptions);
+  const startedAt = performance.now();
+  let lastOp = 0;
+  while (rounds < options.rounds && problems.length === 0 && performance.now() - startedAt < options.budgetMs) {
+    rounds++;
+    const clients = await openClients(oracle, random, socketPath);
+    for (const client of clients) client.run();
+    const loadMs = random.oneOf([30, 200, 600, 1200]) + random.below(300);
+    await sleep(loadMs);
+    // A graceful stop now and then, so that what it leaves behind is tried too.
+    if (random.chance(6)) await server.stop();
+    else await server.kill();
+    for (const client of clients) await client.close();
+    answered += clients.reduce((sum, client) => sum + client.answered, 0);
+    problems = clients.flatMap(client => client.problems);
+    const changes = clients.reduce((sum, client) => sum + client.changesAnswered, 0);
+    oracle.crashed();
+
+    const restartedAt = performance.now();
+    server = await startServer(test, serverOptions);
+    restartMs.push(performance.now() - restartedAt);
+    const recovered = /recovered[^\n]*/.exec(server.output())?.[0];
+    recoveryMs.push(recoveryTime(server));
+    const shown = Number((await sledgeJson(dataDirectory, 'volume', 'show', 'vol'))['lastOp']);
+    // Each change that was answered took at least one operation, and none of them may be gone.
+    if (shown < lastOp + changes) problems.push(`op ${shown} after ${lastOp} and ${changes} answered changes`);
+    lastOp = shown;
+    const [judge] = await openClients(oracle, random, socketPath, 1);
+    const bytes = await judge.readAll();
+    problems.push(...judge.problems, ...oracle.recovered('process', bytes, oracle.newestOf(bytes)));
+    await judge.close();
+    const sum = `${changes} changes in ${loadMs} ms, op ${shown}, up after ${Math.round(restartMs[restartMs.length - 1])} ms`;
+    options.report(`round ${rounds}: ${sum}${recovered === undefined ? '' : ` (${recovered.slice(0, 60)})`}`);
+  }
+  if ((await server.stop()) !== 0) problems.push(`the last server did not stop in order\n${server.output()}`);
+  return { rounds, answered, problems, restartMs, recoveryMs };
+}
+
+async function openClients(oracle: Oracle, random: SimRandom, socketPath: string, count = CONNECTIONS) {
+  const clients: OracleClient[] = [];
+  for (let i = 0; i < count; i++) {
+    clients.push(
+      await OracleClient.open(oracle, random, {
+        socketPath,
+        exportName: 'vol',
+        structuredReplies: i % 2 === 0,
+        depth: i === 0 ? 32 : random.oneOf([1, 8, 32]),
+        lengthMax: 1024 * 1024,
+      }),
+    );
+  }
+  return clients;
+}
+
+/** What the server's own log says. */
+function recoveryTime(server: RunningServer): number {
+  for (const line of server.output().split('\n')) {
+    const found = /recovered.*?(\d+) ?ms|"milliseconds":(\d+)|milliseconds[=: ]+(\d+)/.exec(line);
+    if (found !== null && line.includes('recovered')) return Number(found[1] ?? found[2] ?? found[3]);
+  }
+  return Number.NaN;
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise(resolve => setTimeout(resolve, ms));
+}

@@ -1,0 +1,220 @@
+/** Recovery: the table decides every case by exactly one row, and a head comes back with what it had. */
+import t from 'tap';
+import type { LogPosition } from '../../../src/base/units.ts';
+import { KIB, MIB } from '../../../src/base/units.ts';
+import { describeRow, judge } from '../../../src/head/recovery.ts';
+import { RECORD_HEADER_BYTES, writeDataOffset, writeRecordBytes } from '../../../src/oplog/record.ts';
+import { HeadRig, isAll, pump, SEGMENT, type Store } from './head-rig.ts';
+
+const CHUNK = 64 * KIB;
+const at = (position: number | undefined) => position as LogPosition | undefined;
+
+/** The rows of the table in the header of `head/recovery.ts`, each as a condition of its own. */
+const ROWS = {
+  empty: (scan: Scan) => scan.continuesBeyond === undefined && scan.records === 0,
+  clean: (scan: Scan) => scan.continuesBeyond === undefined && scan.records > 0 && scan.damagedData === undefined,
+  torn: (scan: Scan) =>
+    scan.continuesBeyond === undefined &&
+    scan.records > 0 &&
+    scan.damagedData !== undefined &&
+    scan.damagedData >= scan.durable,
+  rotten: (scan: Scan) =>
+    scan.continuesBeyond === undefined &&
+    scan.records > 0 &&
+    scan.damagedData !== undefined &&
+    scan.damagedData < scan.durable,
+  broken: (scan: Scan) => scan.continuesBeyond !== undefined,
+};
+
+type Scan = Parameters<typeof judge>[0];
+
+t.test('exactly one row of the recovery table matches each case, and it is the one that is chosen', async t => {
+  const met = new Set<string>();
+  for (const records of [0, 1, 5]) {
+    for (const durable of [0, 100, 200]) {
+      for (const damagedData of [undefined, 0, 99, 100, 101, 300]) {
+        for (const continuesBeyond of [undefined, 400]) {
+          if (records === 0 && damagedData !== undefined) continue;
+          const scan = {
+            records,
+            durable: durable as LogPosition,
+            damagedData: at(damagedData),
+            continuesBeyond: at(continuesBeyond),
+          };
+          const matching = Object.entries(ROWS).filter(([, matches]) => matches(scan));
+          t.equal(matching.length, 1, JSON.stringify(scan));
+          t.equal(judge(scan), matching[0][0]);
+          met.add(matching[0][0]);
+        }
+      }
+    }
+  }
+  t.same([...met].sort(), Object.keys(ROWS).sort(), 'every row was met');
+  for (const row of Object.keys(ROWS)) t.ok(describeRow(row as ReturnType<typeof judge>).length > 10);
+});
+
+/** The segment file that holds the first record of the log. */
+function firstSegment(store: Store) {
+  return store.segments.find(
+    file => file.peek(0, 4).some(byte => byte !== 0) && file.peek(16, 8).every(byte => !byte),
+  )!;
+}
+
+t.test('row empty: a new head begins', async t => {
+  const rig = await HeadRig.start();
+  t.equal(rig.row, 'empty');
+  t.equal(rig.log.committedEnd, 0);
+});
+
+t.test('row clean: everything that was written is there, whatever had been destaged', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, 2 * CHUNK, 1);
+  await rig.write(4096, 4096, 2);
+  await rig.write(10 * CHUNK + 100, 50, 3);
+  await pump(rig.loop, rig.destage.all());
+  await rig.write(8192, 4096, 4);
+  await rig.do('trim', CHUNK, CHUNK);
+  await rig.do('writeZeroes', 12288, 4096);
+  await rig.write(5 * CHUNK, CHUNK, 5);
+  const lastOp = rig.volume().lastOp;
+  let store = rig.store;
+  for (let restart = 0; restart < 3; restart++) {
+    const again = await HeadRig.start({}, store);
+    store = again.store;
+    t.equal(again.row, 'clean');
+    t.equal(again.volume().lastOp, lastOp, 'op numbers go on');
+    const expected = new Uint8Array(CHUNK).fill(1);
+    expected.fill(2, 4096, 8192).fill(4, 8192, 12288).fill(0, 12288, 16384);
+    t.same(Buffer.from(await again.read(0, CHUNK)), Buffer.from(expected));
+    t.ok(isAll(await again.read(CHUNK, CHUNK), 0));
+    t.ok(isAll(await again.read(5 * CHUNK, CHUNK), 5));
+    t.ok(isAll(await again.read(10 * CHUNK + 100, 50), 3));
+    t.ok(isAll(await again.read(10 * CHUNK, 100), 0));
+  }
+});
+
+t.test('row torn: a write of the unsynced tail whose data is not whole is dropped, with all behind it', async t => {
+  const rig = await HeadRig.start();
+  for (const fill of [1, 2, 3, 4]) await rig.write(fill * 8192, 4096, fill);
+  const third = 2 * writeRecordBytes(1);
+  firstSegment(rig.store).flip(third + writeDataOffset(1) + 77);
+  const again = await HeadRig.start({}, rig.store);
+  t.equal(again.row, 'torn');
+  t.equal(again.log.appendedEnd, third);
+  t.ok(isAll(await again.read(8192, 4096), 1));
+  t.ok(isAll(await again.read(2 * 8192, 4096), 2));
+  t.ok(isAll(await again.read(3 * 8192, 4096), 0), 'neither the damaged operation');
+  t.ok(isAll(await again.read(4 * 8192, 4096), 0), 'nor the one behind it: the longest run without a hole');
+  t.equal(again.volume().lastOp, 2);
+  await again.write(8192, 4096, 9);
+  t.equal(again.volume().lastOp, 3, 'their numbers are given again, in a new epoch');
+  const third2 = await HeadRig.start({}, again.store);
+  t.equal(third2.row, 'clean');
+  t.ok(isAll(await third2.read(8192, 4096), 9));
+  t.ok(isAll(await third2.read(4 * 8192, 4096), 0), 'what was dropped does not come back');
+});
+
+t.test('row rotten: damage in front of what was durable is kept, and its block gives EIO', async t => {
+  const rig = await HeadRig.start();
+  for (const fill of [1, 2, 3]) await rig.write(fill * 8192, 4096, fill);
+  await rig.do('flush');
+  await rig.write(4 * 8192, 4096, 4);
+  firstSegment(rig.store).flip(writeRecordBytes(1) + writeDataOffset(1) + 5);
+  const again = await HeadRig.start({}, rig.store);
+  t.equal(again.row, 'rotten');
+  for (const fill of [1, 3, 4]) t.ok(isAll(await again.read(fill * 8192, 4096), fill));
+  t.equal((await again.do('read', 2 * 8192, 4096)).errno, 5);
+  t.match(again.events, [/^corrupt vol1 4 log position/]);
+  await again.write(2 * 8192, 4096, 7);
+  t.ok(isAll(await again.read(2 * 8192, 4096), 7), 'until it is written again');
+});
+
+t.test('row broken: a hole in front of what was durable is refused', async t => {
+  const rig = await HeadRig.start();
+  for (const fill of [1, 2, 3]) await rig.write(fill * 8192, 4096, fill);
+  await rig.do('flush');
+  await rig.write(4 * 8192, 4096, 4);
+  const file = firstSegment(rig.store);
+  const before = file.peek(0, 64 * KIB);
+  file.flip(writeRecordBytes(1) + 33);
+  await t.rejects(HeadRig.start({}, rig.store), { code: 'corrupt', message: new RegExp(`${writeRecordBytes(1)}`) });
+  file.flip(writeRecordBytes(1) + 33);
+  t.ok(Buffer.from(file.peek(0, 64 * KIB)).equals(before), 'and nothing was changed by the attempt');
+  t.equal((await HeadRig.start({}, rig.store)).row, 'clean');
+});
+
+t.test('a header of the unsynced tail that is not whole ends the log there', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, 4096, 1);
+  await rig.do('flush');
+  for (const fill of [2, 3]) await rig.write(fill * 8192, 4096, fill);
+  firstSegment(rig.store).poke(writeRecordBytes(1), new Uint8Array(RECORD_HEADER_BYTES));
+  const again = await HeadRig.start({}, rig.store);
+  t.equal(again.row, 'clean');
+  t.ok(isAll(await again.read(0, 4096), 1));
+  t.ok(isAll(await again.read(3 * 8192, 4096), 0));
+});
+
+t.test('bulk data that never reached its slot drops the unsynced tail from its record on', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, CHUNK, 1);
+  await rig.do('flush');
+  await rig.write(0, CHUNK, 2);
+  await rig.write(2 * CHUNK, 4096, 3);
+  rig.store.device.poke(MIB + CHUNK, new Uint8Array(4096));
+  const again = await HeadRig.start({}, rig.store);
+  t.equal(again.row, 'torn');
+  t.ok(isAll(await again.read(0, CHUNK), 1), 'the old chunk was not overwritten');
+  t.ok(isAll(await again.read(2 * CHUNK, 4096), 0));
+  await again.write(0, CHUNK, 4);
+  await pump(again.loop, again.destage.all());
+  t.ok(isAll(await again.read(0, CHUNK), 4));
+  t.equal(again.head.slots.usedBytes(again.volume().number), CHUNK, 'no slot has leaked');
+});
+
+t.test('bulk data that is missing only where newer operations cover it drops nothing', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, CHUNK, 2);
+  await rig.write(4096, 4096, 3);
+  rig.store.device.poke(MIB + 4096, new Uint8Array(4096));
+  const again = await HeadRig.start({}, rig.store);
+  t.equal(again.row, 'clean');
+  t.ok(isAll(await again.read(4096, 4096), 3));
+  t.ok(isAll(await again.read(0, 4096), 2));
+});
+
+t.test('slots that only the log names are not given to others after a restart', async t => {
+  const rig = await HeadRig.start();
+  for (let i = 0; i < 10; i++) await rig.write(i * CHUNK, CHUNK, i + 1);
+  const again = await HeadRig.start({}, rig.store);
+  for (let i = 10; i < 20; i++) await again.write(i * CHUNK, CHUNK, i + 1);
+  for (let i = 0; i < 20; i++) t.ok(isAll(await again.read(i * CHUNK, CHUNK), i + 1), `chunk ${i}`);
+  await pump(again.loop, again.destage.all());
+  t.equal(again.head.slots.usedBytes(again.volume().number), 20 * CHUNK);
+  const third = await HeadRig.start({}, again.store);
+  for (let i = 0; i < 20; i++) t.ok(isAll(await third.read(i * CHUNK, CHUNK), i + 1));
+  t.equal(third.head.slots.usedBytes(third.volume().number), 20 * CHUNK);
+});
+
+t.test('a size that a volume has grown to is there after a restart, before and after it was destaged', async t => {
+  const rig = await HeadRig.start({ volumeBytes: 4 * MIB });
+  t.equal(await pump(rig.loop, rig.head.resize(rig.volume(), 16 * MIB)), 0);
+  const again = await HeadRig.start({}, rig.store);
+  t.equal(again.volume().sizeBytes, 16 * MIB);
+  await pump(again.loop, again.destage.all());
+  t.equal((await HeadRig.start({}, again.store)).volume().sizeBytes, 16 * MIB);
+});
+
+t.test('a log that goes over several segments comes back, and goes on', async t => {
+  const rig = await HeadRig.start();
+  for (let i = 0; i < 300; i++) await rig.write(i * CHUNK, 60 * KIB, i);
+  t.ok(rig.log.committedEnd > 2 * SEGMENT);
+  const again = await HeadRig.start({}, rig.store);
+  t.equal(again.row, 'clean');
+  for (let i = 0; i < 200; i++) await again.write(i * CHUNK, 60 * KIB, i + 7);
+  const third = await HeadRig.start({}, again.store);
+  for (let i = 0; i < 300; i++) {
+    const value = (i < 200 ? i + 7 : i) % 256;
+    if (!isAll(await third.read(i * CHUNK, 60 * KIB), value)) t.fail(`write ${i}`);
+  }
+});

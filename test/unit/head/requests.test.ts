@@ -1,0 +1,401 @@
+/** Requests to a volume of a whole head: what they change, what races with what, and what fails how. */
+import t from 'tap';
+import { EIO, ENOSPC } from '../../../src/base/errno.ts';
+import { KIB, MIB } from '../../../src/base/units.ts';
+import { randomFrom, testSeed } from '../../contract/io-support.ts';
+import { HeadRig, isAll, pump, type TestRequest } from './head-rig.ts';
+
+const CHUNK = 64 * KIB;
+
+/** Makes a head that has to go to log and device for everything: the cache holds next to nothing of what is read. */
+async function withoutCache(rig: HeadRig): Promise<void> {
+  const blocks = rig.head.cache.capacity;
+  for (let i = 0; i < 2 * blocks; i += 8) {
+    rig.submit('write', 32 * MIB + i * 4096, new Uint8Array(32 * KIB).fill(0xcc));
+  }
+  await rig.settle();
+}
+
+t.test('what was never written reads as zeroes, as holes where they are wanted', async t => {
+  const rig = await HeadRig.start();
+  t.ok(isAll(await rig.read(100, 5000), 0));
+  t.ok(isAll(await rig.read(0, 2 * MIB), 0));
+  await rig.write(8192, 4096, 1);
+  for (const length of [16 * KIB, 256 * KIB]) {
+    const request = await rig.do('read', 0, length, { holesWanted: true });
+    t.same(request.errno, 0);
+    if (request.holes.length > 0) {
+      t.same(request.holes, [
+        [0, 8192],
+        [12288, length - 12288],
+      ]);
+    }
+    t.ok(isAll(request.bytes.subarray(8192, 12288), 1));
+    t.ok(isAll(request.bytes.subarray(0, 8192), 0));
+  }
+});
+
+t.test('writes of any offset and length change these bytes and no others', async t => {
+  const seed = testSeed();
+  t.comment(`seed ${seed}`);
+  const random = randomFrom(seed);
+  const size = 2 * MIB;
+  const rig = await HeadRig.start({ volumeBytes: size, columns: 8 });
+  const model = new Uint8Array(size);
+  for (let round = 0; round < 250; round++) {
+    const offset = random(3) === 0 ? random(32) * CHUNK : random(3) === 0 ? random(512) * 4096 : random(size);
+    const wanted = [random(5000), random(8) * 4096, random(5) * CHUNK, 40 * KIB + random(4096)][random(4)] + 1;
+    const length = Math.min(wanted, size - offset);
+    const kind = random(6);
+    if (kind === 0) {
+      const noHole = random(2) === 0;
+      t.equal((await rig.do('writeZeroes', offset, length, { noHole })).errno, 0);
+      model.fill(0, offset, offset + length);
+    } else if (kind === 1) {
+      await rig.do('trim', offset, length);
+      // A trim is a hint about whole blocks.
+      const from = Math.min(Math.ceil(offset / 4096) * 4096, offset + length);
+      const to = Math.max(Math.floor((offset + length) / 4096) * 4096, from);
+      model.fill(0, from, to);
+    } else {
+      const fill = 1 + random(255);
+      if ((await rig.write(offset, length, fill)) !== 0) t.fail('a write failed');
+      model.fill(fill, offset, offset + length);
+    }
+    if (round % 50 === 49) await pump(rig.loop, rig.destage.all());
+    const from = Math.max(0, offset - 5000);
+    const span = Math.min(length + 10_000, size - from);
+    const seen = await rig.read(from, span);
+    if (!Buffer.from(seen).equals(model.subarray(from, from + span))) t.fail(`round ${round}: ${offset}+${length}`);
+  }
+  t.ok(Buffer.from(await rig.read(0, size)).equals(model));
+  const again = await HeadRig.start({ columns: 8 }, rig.store);
+  t.ok(Buffer.from(await again.read(0, size)).equals(model), 'and after a restart');
+});
+
+t.test('partial writes of one block at the same time all take effect', async t => {
+  const rig = await HeadRig.start();
+  const requests: TestRequest[] = [];
+  for (let i = 0; i < 64; i++) requests.push(rig.submit('write', i * 64, new Uint8Array(64).fill(i + 1)));
+  await rig.settle();
+  t.ok(requests.every(request => request.errno === 0));
+  const bytes = await rig.read(0, 4096);
+  for (let i = 0; i < 64; i++) if (!isAll(bytes.subarray(i * 64, i * 64 + 64), i + 1)) t.fail(`write ${i} was lost`);
+});
+
+t.test('a partial write beside bulk and whole-block writes of the same block loses no update', async t => {
+  const seed = testSeed();
+  t.comment(`seed ${seed}`);
+  const random = randomFrom(seed);
+  for (let round = 0; round < 60; round++) {
+    const rig = round % 20 === 0 ? await HeadRig.start({ columns: 8 }) : last!;
+    last = rig;
+    const base = (round % 20) * CHUNK;
+    // Completed one after the other, each of them touching bytes of its own beside what they share.
+    const block = random(16);
+    const shared = base + block * 4096;
+    const requests: TestRequest[] = [];
+    const submit = [
+      () => requests.push(rig.submit('write', base, new Uint8Array(CHUNK).fill(1))),
+      () => requests.push(rig.submit('write', shared + 100, new Uint8Array(50).fill(2))),
+      () => requests.push(rig.submit('write', shared + 200, new Uint8Array(50).fill(3))),
+      () => requests.push(rig.submit('write', shared, new Uint8Array(4096).fill(4))),
+    ];
+    for (let i = submit.length - 1; i > 0; i--) {
+      const j = random(i + 1);
+      [submit[i], submit[j]] = [submit[j], submit[i]];
+    }
+    for (const start of submit) {
+      start();
+      for (let turns = random(4); turns > 0; turns--) rig.loop.turn();
+    }
+    await rig.settle();
+    if (!requests.every(request => request.errno === 0)) t.fail('a write failed');
+    const bytes = await rig.read(base, CHUNK);
+    const whole = [1, 4];
+    const inBlock = bytes.subarray(block * 4096, block * 4096 + 4096);
+    // Each byte is of one of the requests that cover it, and the pieces of one request are not torn within the block.
+    const around = inBlock[0];
+    if (!whole.includes(around)) t.fail(`byte 0 is ${around}`);
+    for (const [at, value] of [
+      [100, 2],
+      [200, 3],
+    ]) {
+      const piece = inBlock.subarray(at, at + 50);
+      if (!isAll(piece, value) && !whole.some(fill => isAll(piece, fill))) t.fail(`round ${round}: torn piece`);
+    }
+    const rest = Array.from(inBlock).filter((_, i) => !(i >= 100 && i < 150) && !(i >= 200 && i < 250));
+    if (!rest.every(byte => byte === around)) t.fail(`round ${round}: bytes that no request wrote`);
+    const outside = Array.from(bytes).filter((_, i) => i < block * 4096 || i >= block * 4096 + 4096);
+    if (!outside.every(byte => byte === 1)) t.fail(`round ${round}: the bulk write was lost`);
+  }
+  t.pass('60 rounds');
+});
+let last: HeadRig | undefined;
+
+t.test('a partial write that begins after a write was answered keeps that write', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, CHUNK, 1);
+  rig.store.device.hold.add('write');
+  const bulk = rig.submit('write', 0, new Uint8Array(CHUNK).fill(2));
+  const partial = rig.submit('write', 4096 + 10, new Uint8Array(10).fill(3));
+  await rig.settle();
+  t.equal(partial.errno, undefined, 'it waits for the bulk write that holds its block');
+  t.ok(isAll(await rig.read(0, CHUNK), 1), 'reads do not wait');
+  rig.store.device.letGo();
+  await rig.settle();
+  t.same([bulk.errno, partial.errno], [0, 0]);
+  const bytes = await rig.read(0, CHUNK);
+  t.ok(isAll(bytes.subarray(4106, 4116), 3));
+  t.ok(isAll(bytes.subarray(4116), 2));
+});
+
+t.test('a partial write is not put off for ever by a stream of other writes', async t => {
+  const rig = await HeadRig.start();
+  let partial: TestRequest | undefined;
+  for (let turn = 0; turn < 50; turn++) {
+    // Appended before the batch of the turn before is committed: something is always under way.
+    rig.submit('write', turn * 4096, new Uint8Array(4096).fill(1));
+    if (turn === 3) partial = rig.submit('write', 40 * MIB + 5, new Uint8Array(10).fill(2));
+    rig.loop.turn();
+  }
+  t.equal(partial?.errno, 0);
+});
+
+t.test('a block that is moved while it is read is read again where it is by then', async t => {
+  const rig = await HeadRig.start({ columns: 8, cacheBytes: MIB });
+  for (let i = 0; i < 16; i++) await rig.write(i * 4096, 4096, 10 + i);
+  await pump(rig.loop, rig.destage.all());
+  await withoutCache(rig);
+  const { device } = rig.store;
+  device.hold.add('read');
+  const read = rig.submit('read', 0, CHUNK);
+  await rig.settle();
+  t.ok(device.held.length > 0);
+  // The chunk goes to a fresh slot; the old one comes free with the cut, and is used by somebody else.
+  await rig.write(0, CHUNK, 1);
+  await pump(rig.loop, rig.destage.all());
+  for (let i = 1; i < 257; i++) rig.submit('write', i * CHUNK, new Uint8Array(CHUNK).fill(2));
+  await rig.settle();
+  device.letGo();
+  await rig.settle();
+  t.equal(read.errno, 0);
+  const bytes = read.bytes;
+  const old = bytes.every((byte, i) => byte === 10 + (i >> 12));
+  t.ok(old || isAll(bytes, 1), 'a committed state of the block, of then or of now');
+  t.same(rig.events, [], 'and no talk of corruption');
+});
+
+t.test('a block of the log that is recycled while it is read is read again from its slot', async t => {
+  const rig = await HeadRig.start({ columns: 8, cacheBytes: MIB });
+  await rig.write(4096, 4096, 1);
+  await withoutCache(rig);
+  const segment = rig.store.segments.find(file => file.counts.write > 0)!;
+  for (const file of rig.store.segments) file.hold.add('read');
+  const read = rig.submit('read', 4096, 4096);
+  await rig.settle();
+  const held = rig.store.segments.filter(file => file.held.length > 0);
+  t.same(held, [segment], 'it is read from the log');
+  segment.hold.clear();
+  for (const file of rig.store.segments) file.hold.clear();
+  const waiting = segment.held.splice(0);
+  await pump(rig.loop, rig.destage.all());
+  for (let i = 0; i < 500; i++) await rig.write(16 * MIB + i * CHUNK * 0.5, 28 * KIB, 5);
+  await pump(rig.loop, rig.destage.all());
+  segment.poke(0, new Uint8Array(8192).fill(9));
+  for (const io of waiting) io.finish();
+  await rig.settle();
+  t.equal(read.errno, 0);
+  t.ok(isAll(read.bytes, 1));
+});
+
+t.test('what a read brings does not come into the cache when the block has changed meanwhile', async t => {
+  const rig = await HeadRig.start({ columns: 8, cacheBytes: MIB });
+  await rig.write(0, CHUNK, 1);
+  await pump(rig.loop, rig.destage.all());
+  await withoutCache(rig);
+  rig.store.device.hold.add('read');
+  const read = rig.submit('read', 0, 4096);
+  await rig.settle();
+  await rig.write(0, 4096, 2);
+  rig.store.device.letGo();
+  await rig.settle();
+  t.equal(read.errno, 0);
+  t.ok(isAll(await rig.read(0, 4096), 2));
+});
+
+t.test(
+  'a block that does not match its checksum gives EIO, is counted and named, and others stay readable',
+  async t => {
+    const rig = await HeadRig.start({ columns: 8 });
+    for (let i = 0; i < 16; i++) await rig.write(i * 4096, 4096, 1);
+    await pump(rig.loop, rig.destage.all());
+    await withoutCache(rig);
+    const entry = rig.index.chunk(rig.volume().number, 0)!;
+    rig.store.device.flip(entry.location * 4096 + 3 * 4096 + 100);
+    const reads = rig.store.device.counts.read;
+    t.equal((await rig.do('read', 3 * 4096, 4096)).errno, EIO);
+    t.equal(rig.store.device.counts.read - reads, 1, 'the same place with the same checksum is not read again');
+    t.equal((await rig.do('read', 0, CHUNK)).errno, EIO);
+    t.same(rig.events[0], `corrupt vol1 3 location ${entry.location + 3}`);
+    t.equal([...rig.head.sled.devices()][0].errors.checksum, 2);
+    t.ok(isAll(await rig.read(4 * 4096, 4096), 1));
+    t.equal((await rig.do('write', 3 * 4096 + 5, new Uint8Array(5))).errno, EIO, 'it is not merged with anything');
+    t.equal(await rig.write(3 * 4096, 4096, 2), 0, 'but can be written as a whole');
+    t.ok(isAll(await rig.read(3 * 4096, 4096), 2));
+  },
+);
+
+t.test('a device that cannot be read gives EIO and is counted', async t => {
+  const rig = await HeadRig.start({ columns: 8, cacheBytes: MIB });
+  await rig.write(0, CHUNK, 1);
+  await pump(rig.loop, rig.destage.all());
+  await withoutCache(rig);
+  rig.store.device.failing.set('read', -EIO);
+  t.equal((await rig.do('read', 0, 4096)).errno, EIO);
+  t.equal([...rig.head.sled.devices()][0].errors.read, 1);
+  rig.store.device.failing.clear();
+  t.ok(isAll(await rig.read(0, 4096), 1));
+});
+
+t.test('a bulk write that the device refuses gives EIO, and leaves the old chunk and no slot behind', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, CHUNK, 1);
+  rig.store.device.failing.set('write', -EIO);
+  t.equal(await rig.write(0, 4 * CHUNK, 2), EIO);
+  rig.store.device.failing.clear();
+  t.ok(isAll(await rig.read(0, CHUNK), 1));
+  t.equal(rig.head.slots.usedBytes(rig.volume().number), CHUNK);
+  t.equal(await rig.write(0, CHUNK, 3), 0, 'the range is not locked');
+});
+
+t.test('F2.35: a full device gives ENOSPC to bulk writes, keeps what it has, and takes more after a trim', async t => {
+  const rig = await HeadRig.start({ columns: 1, volumeBytes: 64 * MIB });
+  const chunks = (16 * MIB) / CHUNK;
+  for (let i = 0; i < chunks; i += 16) t.equal(await rig.write(i * CHUNK, MIB, 1 + i / 16), 0);
+  t.equal(await rig.write(20 * MIB, CHUNK, 9), ENOSPC);
+  t.equal(await rig.write(4096, 4096, 77), 0, 'what has its slot can be written');
+  await pump(rig.loop, rig.destage.all());
+  t.ok(isAll(await rig.read(4096, 4096), 77));
+  for (let i = 16; i < chunks; i += 16) t.ok(isAll(await rig.read(i * CHUNK, MIB), 1 + i / 16));
+  await rig.do('trim', 0, 2 * MIB);
+  await pump(rig.loop, rig.destage.all());
+  await rig.settle();
+  t.equal(await rig.write(30 * MIB, CHUNK, 8), 0);
+  t.ok(isAll(await rig.read(30 * MIB, CHUNK), 8));
+});
+
+t.test('a chunk that finds no slot stays in the log, readable, and the destage says why it has stopped', async t => {
+  const rig = await HeadRig.start({ columns: 1, volumeBytes: 64 * MIB });
+  for (let i = 0; i < 16; i++) t.equal(await rig.write(i * MIB, MIB, 1), 0);
+  t.equal(await rig.write(20 * MIB, 4096, 9), 0);
+  await rig.advance(31_000);
+  t.same(rig.events, ['stuck: all devices are full']);
+  t.ok(isAll(await rig.read(20 * MIB, 4096), 9));
+  const again = await HeadRig.start({ columns: 1 }, rig.store);
+  t.ok(isAll(await again.read(20 * MIB, 4096), 9));
+});
+
+t.test('zeroes that must not make a hole keep or take their space; others give it back', async t => {
+  const rig = await HeadRig.start();
+  const number = rig.volume().number;
+  await rig.do('writeZeroes', 0, 4 * CHUNK, { noHole: true });
+  await pump(rig.loop, rig.destage.all());
+  t.equal(rig.head.slots.usedBytes(number), 4 * CHUNK);
+  t.ok(isAll(await rig.read(0, 4 * CHUNK), 0));
+  const status = await rig.do('blockStatus', 0, 4 * CHUNK);
+  t.same(status.extents, [{ lengthBytes: 4 * CHUNK, flags: 2 }], 'zeroes, but no hole');
+  await rig.do('writeZeroes', CHUNK, 2 * CHUNK);
+  await pump(rig.loop, rig.destage.all());
+  await rig.settle();
+  t.equal(rig.head.slots.usedBytes(number), 2 * CHUNK);
+  const holes = await rig.do('blockStatus', 0, 4 * CHUNK);
+  t.same(
+    holes.extents.map(extent => extent.flags),
+    [2, 3, 2],
+  );
+});
+
+t.test('a trim gives slots back, at once on the books and with the cut on the device', async t => {
+  const rig = await HeadRig.start();
+  const number = rig.volume().number;
+  await rig.write(0, 16 * MIB, 1);
+  await pump(rig.loop, rig.destage.all());
+  t.equal(rig.head.slots.freeColumns, 3);
+  await rig.do('trim', 0, 16 * MIB);
+  t.ok(isAll(await rig.read(0, MIB), 0));
+  await rig.advance(10_000);
+  t.equal(rig.head.slots.usedBytes(number), 0);
+  await pump(rig.loop, rig.destage.all());
+  await rig.settle();
+  t.equal(rig.head.slots.freeColumns, 4);
+  t.ok(rig.store.device.counts.discard > 0);
+  t.ok(isAll(rig.store.device.peek(MIB, MIB), 0), 'the space is gone from the device');
+  t.equal([...rig.index.chunks(number, 0, 10_000, 10_000)].length, 0);
+  t.ok(
+    [...rig.index.columns()].every(column => column.slots.every(word => word === 0)),
+    'no column refers to it any more',
+  );
+});
+
+t.test('FUA and `ack: durable` answer after a sync, plain writes before', async t => {
+  const rig = await HeadRig.start();
+  for (const file of rig.store.segments) file.hold.add('sync');
+  const plain = await rig.do('write', 0, new Uint8Array(4096).fill(1));
+  t.equal(plain.errno, 0);
+  const fua = rig.submit('write', 4096, new Uint8Array(4096).fill(2), { fua: true });
+  const unaligned = rig.submit('write', 9000, new Uint8Array(10).fill(3), { fua: true });
+  const flush = rig.submit('flush', 0, 0);
+  await rig.settle();
+  t.same([fua.errno, unaligned.errno, flush.errno], [undefined, undefined, undefined]);
+  for (const file of rig.store.segments) file.letGo();
+  await rig.settle();
+  t.same([fua.errno, unaligned.errno, flush.errno], [0, 0, 0]);
+});
+
+t.test('when the log has failed writes and flushes give EIO, and what was committed stays readable', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, 4096, 1);
+  for (const file of rig.store.segments) file.failing.set('write', -EIO);
+  const requests = [
+    rig.submit('write', 4096, new Uint8Array(4096)),
+    rig.submit('write', 10, new Uint8Array(10)),
+    rig.submit('write', CHUNK, new Uint8Array(2 * CHUNK)),
+    rig.submit('writeZeroes', 0, CHUNK),
+    rig.submit('trim', 0, CHUNK),
+  ];
+  await rig.settle();
+  t.same(
+    requests.map(request => request.errno),
+    [EIO, EIO, EIO, EIO, EIO],
+  );
+  t.same(rig.events, [`log failed ${EIO}`]);
+  for (const file of rig.store.segments) file.failing.clear();
+  t.equal(await rig.write(0, 4096, 2), EIO, 'and they stay so');
+  t.equal((await rig.do('flush')).errno, EIO);
+  t.ok(isAll(await rig.read(0, 4096), 1));
+});
+
+t.test('CACHE brings a range into the cache', async t => {
+  const rig = await HeadRig.start({ columns: 8, cacheBytes: 4 * MIB });
+  await rig.write(0, 8 * CHUNK, 1);
+  await pump(rig.loop, rig.destage.all());
+  await withoutCache(rig);
+  t.equal((await rig.do('cache', 0, 8 * CHUNK)).errno, 0);
+  const reads = rig.store.device.counts.read;
+  t.ok(isAll(await rig.read(0, 8 * CHUNK), 1));
+  t.equal(rig.store.device.counts.read, reads);
+});
+
+t.test('volumes of one head do not see each other', async t => {
+  const rig = await HeadRig.start({ volumes: 3 });
+  for (const volume of [1, 2, 3]) await rig.write(0, CHUNK, volume, {}, volume);
+  for (const volume of [1, 2, 3]) await rig.write(4096, 4096, volume * 10, {}, volume);
+  await rig.do('trim', 0, CHUNK, {}, 2);
+  await pump(rig.loop, rig.destage.all());
+  for (const volume of [1, 3]) {
+    t.ok(isAll(await rig.read(0, 4096, volume), volume));
+    t.ok(isAll(await rig.read(4096, 4096, volume), volume * 10));
+  }
+  t.ok(isAll(await rig.read(0, CHUNK, 2), 0));
+});
