@@ -40,6 +40,10 @@ const STATUS: Record<ErrorCode, number> = {
   'tls-files': 500,
   io: 500,
   corrupt: 500,
+  'no-nbd-driver': 501,
+  'not-permitted': 403,
+  'not-attached': 404,
+  'already-attached': 409,
   'shutting-down': 503,
   'not-supported': 501,
 };

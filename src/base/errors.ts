@@ -48,6 +48,10 @@ const TABLE = {
   },
   io: { retryable: false, hint: 'Check the device: the kernel log says more.' },
   corrupt: { retryable: false, hint: 'Stored data does not match its checksum: see `sledge status`.' },
+  'no-nbd-driver': { retryable: false, hint: 'Load the module as root: modprobe nbd. In a container: on its host.' },
+  'not-permitted': { retryable: false, hint: 'Run this as root: making block devices needs CAP_SYS_ADMIN.' },
+  'not-attached': { retryable: false, hint: 'See `sledge attach --list`.' },
+  'already-attached': { retryable: false, hint: 'See `sledge attach --list`; detach it first.' },
   'shutting-down': { retryable: true, hint: 'The server is stopping: connect again when it is back.' },
   'not-supported': { retryable: false, hint: 'This system does not offer what is needed.' },
 } as const;

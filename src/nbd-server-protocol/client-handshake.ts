@@ -19,6 +19,7 @@ import {
   NBD_MAGIC_LOW,
   OPT_EXTENDED_HEADERS,
   OPT_GO,
+  OPT_INFO,
   OPT_SET_META_CONTEXT,
   OPT_STARTTLS,
   OPT_STRUCTURED_REPLY,
@@ -45,6 +46,8 @@ export interface ClientWishes {
   readonly extendedHeaders: boolean;
   /** Asks for `base:allocation`; needs structured replies or extended headers. */
   readonly blockStatus: boolean;
+  /** Asks with INFO instead of GO: in `ready` the agreement holds, and the haggling may go on or be aborted. */
+  readonly informationOnly?: boolean;
 }
 
 export type ClientState = 'negotiating' | 'tls' | 'ready' | 'failed';
@@ -122,6 +125,7 @@ export class ClientHandshake {
   #state: ClientState = 'negotiating';
   #step: Step = 'greeting';
   #failure = '';
+  #refusal = 0;
   #received = new Uint8Array(0);
   #output: Uint8Array[] = [];
 
@@ -136,6 +140,11 @@ export class ClientHandshake {
   /** Why it failed; empty otherwise. */
   get failure(): string {
     return this.#failure;
+  }
+
+  /** The error that the server refused the export or TLS with, such as REP_ERR_UNKNOWN; 0 otherwise. */
+  get refusal(): number {
+    return this.#refusal;
   }
 
   /** Takes what has to be sent; empty when there is nothing. */
@@ -247,7 +256,10 @@ export class ClientHandshake {
       case 'context':
         return encodeOption(OPT_SET_META_CONTEXT, encodeMetaContextQueries(name, [CONTEXT_BASE_ALLOCATION]));
       default:
-        return encodeOption(OPT_GO, encodeInfoRequest(name, [INFO_BLOCK_SIZE]));
+        return encodeOption(
+          this.#wishes.informationOnly === true ? OPT_INFO : OPT_GO,
+          encodeInfoRequest(name, [INFO_BLOCK_SIZE]),
+        );
     }
   }
 
@@ -258,6 +270,7 @@ export class ClientHandshake {
       return;
     }
     const text = refused ? new TextDecoder().decode(data) : '';
+    if (refused && (this.#step === 'tls' || this.#step === 'go')) this.#refusal = type;
     switch (this.#step) {
       case 'tls':
         if (refused) this.#fail(`the server refused TLS: ${text}`);

@@ -14,9 +14,10 @@ import { SledgeError } from '../base/errors.ts';
 import type { BlockFile } from '../base/io.ts';
 import { completion } from '../base/io-wait.ts';
 import { inlineOpBytesMax, logScanBytes } from '../base/limits.ts';
+import { getUint64 } from '../base/little-endian.ts';
 import type { Region, RegionSource } from '../base/memory.ts';
 import type { Epoch, LogPosition } from '../base/units.ts';
-import { BLOCK_BYTES } from '../base/units.ts';
+import { BLOCK_BYTES, MIB } from '../base/units.ts';
 import type { RecordHeader } from './record.ts';
 import {
   emptyHeader,
@@ -65,37 +66,67 @@ export interface ScanResult {
   readonly records: number;
 }
 
-/** Segment files by logical number, as found by the records they begin with. */
+const IDENTIFY_BYTES = 1 * MIB;
+
+/**
+ * Segment files by logical number, as found by the records they begin with. Where the first record is damaged those
+ * behind it tell: otherwise a whole segment would be taken for an empty one, and written over.
+ */
 export async function identifySegments(files: readonly BlockFile[], segmentBytes: number, ports: ScanPorts) {
-  const region = ports.regions.allocate(BLOCK_BYTES * 16);
-  const header = emptyHeader();
+  const region = ports.regions.allocate(Math.min(IDENTIFY_BYTES, segmentBytes));
   const live = new Map<number, BlockFile>();
-  const spare: BlockFile[] = [];
+  const unknown: BlockFile[] = [];
   for (const file of files) {
     await readOrThrow(file, 0, region, region.bytes.length);
-    const view = region.view;
-    const position = view.getUint32(16, true) + view.getUint32(20, true) * 2 ** 32;
-    const verdict = parseRecord(
-      view,
-      region.bytes,
-      0,
-      region.bytes.length,
-      position,
-      segmentBytes,
-      header,
-      ports.checksums,
-    );
-    const known = view.getUint32(0, true) === RECORD_MAGIC && verdict !== 'invalid' && position % segmentBytes === 0;
-    if (!known) {
-      spare.push(file);
+    const number = segmentOfRecord(region, 0, region.bytes.length, 0, segmentBytes, ports);
+    if (number === undefined) {
+      unknown.push(file);
       continue;
     }
-    const number = position / segmentBytes;
-    const other = live.get(number);
-    if (other !== undefined) throw new SledgeError('corrupt', `two log segments claim position ${position}`);
+    const position = number * segmentBytes;
+    if (live.has(number)) throw new SledgeError('corrupt', `two log segments claim position ${position}`);
     live.set(number, file);
   }
+  const spare: BlockFile[] = [];
+  for (const file of unknown) {
+    const number = await newestRecordOf(file, segmentBytes, region, ports);
+    if (number === undefined || live.has(number)) spare.push(file);
+    else live.set(number, file);
+  }
   return { live, spare };
+}
+
+/** The highest segment number of any whole record in the file. */
+async function newestRecordOf(file: BlockFile, segmentBytes: number, region: Region, ports: ScanPorts) {
+  let newest: number | undefined;
+  for (let start = 0; start < segmentBytes; start += region.bytes.length - RECORD_HEADER_BYTES) {
+    const length = Math.min(region.bytes.length, segmentBytes - start);
+    await readOrThrow(file, start, region, length);
+    for (let at = 0; at + RECORD_HEADER_BYTES <= length; at += RECORD_ALIGNMENT_BYTES) {
+      if (region.view.getUint32(at, true) !== RECORD_MAGIC) continue;
+      const number = segmentOfRecord(region, at, length, start + at, segmentBytes, ports);
+      if (number !== undefined) newest = Math.max(newest ?? 0, number);
+    }
+  }
+  return newest;
+}
+
+/** Of the record at `offset` of the region, which stands at `inSegment` of its file; undefined when there is none. */
+function segmentOfRecord(
+  region: Region,
+  offset: number,
+  loaded: number,
+  inSegment: number,
+  segmentBytes: number,
+  ports: ScanPorts,
+): number | undefined {
+  const { bytes, view } = region;
+  const position = getUint64(view, offset + 16);
+  if (position % segmentBytes !== inSegment) return undefined;
+  const remaining = segmentBytes - inSegment;
+  const { checksums } = ports;
+  const verdict = parseRecord(view, bytes, offset, loaded - offset, position, remaining, emptyHeader(), checksums);
+  return verdict === 'invalid' ? undefined : (position - inSegment) / segmentBytes;
 }
 
 /**

@@ -19,7 +19,7 @@ const ZERO = 2;
 const ABSENT = HOLE | ZERO;
 
 /** Mapped chunks that one answer looks at. */
-const CHUNKS_MAX = 8192;
+const CHUNKS_MAX = 1024;
 /** Chunks that are looked up in the overlay at a time; it costs a probe each unless the overlay holds fewer. */
 const WINDOW_CHUNKS = 16384;
 /** Bounds the answer about a large, empty volume whose overlay is busy. */

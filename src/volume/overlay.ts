@@ -284,8 +284,3 @@ export class Overlay {
     this.#list.chunks.push(chunk);
   }
 }
-
-/** Whether a block entry says that the block reads as zeroes. */
-export function isZeroSum(sum: number): boolean {
-  return sum === NO_SUM;
-}

@@ -135,17 +135,6 @@ export class Volume implements ExportedVolume {
     return !this.#dropped.isEmpty && this.#dropped.has(chunk);
   }
 
-  /** First chunk from `chunk` on whose dropped-ness differs from that of `chunk`; Infinity when all are alike. */
-  dropBoundary(chunk: ChunkNumber): number {
-    if (!this.isDropped(chunk)) return Math.min(this.#dropped.nextIn(chunk), this.#dropping.nextIn(chunk));
-    let end: number = chunk;
-    for (let before = -1; before !== end; ) {
-      before = end;
-      end = this.#dropping.nextOut(this.#dropped.nextOut(end));
-    }
-    return end;
-  }
-
   /** Chunks [from, to) were trimmed or zeroed as a whole. */
   drop(from: number, to: number): void {
     this.#dropped.add(from, to);

@@ -7,13 +7,21 @@ import t from 'tap';
 import { BLOCK_BYTES, KIB } from '../../src/base/units.ts';
 import { Oracle, OracleClock } from '../support/oracle.ts';
 import type { Crash } from '../support/oracle.ts';
-import { type Mix, readAll, SimClient } from '../support/sim-client.ts';
+import { type Mix, readAll, type Shape, SimClient } from '../support/sim-client.ts';
 import { NO_TROUBLE, SimNode, type SimTrouble } from '../support/sim-node.ts';
 import { SimRandom, seedOfRun } from '../support/sim-random.ts';
 
 const FIRST_SEED = seedOfRun();
 const MODES: readonly boolean[] = process.env["SLEDGE_TEST_CRASH"] === "power" ? [true] : process.env["SLEDGE_TEST_CRASH"] === "process" ? [false] : [false, true];
 const RUNS = Number(process.env['SLEDGE_TEST_RUNS'] ?? 1000);
+
+const SHAPES: readonly (readonly Shape[])[] = [
+  ['bytes', 'blocks', 'blocks', 'chunks', 'hot'],
+  ['bytes', 'blocks', 'blocks', 'chunks', 'hot', 'any'],
+  ['bytes', 'bytes', 'blocks', 'hot'],
+  ['chunks', 'chunks', 'chunks', 'blocks'],
+  ['chunks'],
+];
 
 type Trouble = 'none' | 'device' | 'log' | 'index' | 'space';
 
@@ -114,6 +122,8 @@ class Run {
     const depth = random.oneOf([1, 4, 32]);
     const destagePercent = random.oneOf([0, 1, 5]);
     const drain = random.chance(30);
+    const shapes = random.oneOf(SHAPES);
+    for (const client of this.#clients) client.shapes = shapes;
     let sent = 0;
     for (let idleTurns = 0; sent < requests || (drain && this.#inFlight() > 0); ) {
       while (sent < requests && this.#inFlight() < depth && random.chance(70)) {

@@ -14,6 +14,12 @@ import type { SimRandom } from './sim-random.ts';
 
 export const REQUEST_BYTES_MAX = 1 * MIB;
 
+/**
+ * Of a request's range: a few bytes, a few blocks, whole chunks (which go past the log when they are long), parts of
+ * the first blocks, anything.
+ */
+export type Shape = 'bytes' | 'blocks' | 'chunks' | 'hot' | 'any';
+
 /** How often each command is sent, in parts. */
 export type Mix = Readonly<Record<VolumeCommand, number>>;
 
@@ -38,6 +44,8 @@ export class SimClient {
   readonly oracle: Oracle;
   readonly problems: string[] = [];
   readonly random: SimRandom;
+  /** One of these, in equal parts. */
+  shapes: readonly Shape[] = ['bytes', 'blocks', 'blocks', 'chunks', 'hot'];
   /** Errors are expected: they are counted and not reported. */
   errorsExpected = false;
   errors = 0;
@@ -84,29 +92,19 @@ export class SimClient {
       const places = Math.floor((size - length) / unit);
       return [unit * random.below(places + 1), length];
     };
-    switch (random.below(10)) {
-      case 0:
-        return within(cell, 3 * BLOCK_BYTES);
-      case 1:
-        return within(cell, 100 * KIB);
-      case 2:
-      case 3:
-      case 4:
-        return within(BLOCK_BYTES, 3 * BLOCK_BYTES);
-      case 5:
-        return within(BLOCK_BYTES, 64 * KIB);
-      case 6:
-        return within(chunkBytes, 3 * chunkBytes);
-      case 7:
-        return within(BLOCK_BYTES, 300 * KIB);
-      case 8: {
-        // A few hot blocks at the start.
+    switch (random.oneOf(this.shapes)) {
+      case 'bytes':
+        return within(cell, random.chance(80) ? 3 * BLOCK_BYTES : 100 * KIB);
+      case 'blocks':
+        return within(BLOCK_BYTES, random.chance(80) ? 3 * BLOCK_BYTES : 300 * KIB);
+      case 'chunks':
+        return within(chunkBytes, Math.max(3 * chunkBytes, 128 * KIB));
+      case 'hot': {
         const at = random.below(BLOCK_BYTES / cell);
         const length = cell * random.between(1, BLOCK_BYTES / cell - at);
         return [BLOCK_BYTES * random.below(Math.min(4, size / BLOCK_BYTES)) + at * cell, length];
       }
       default:
-        if (random.chance(70)) return within(cell, BLOCK_BYTES);
         return within(cell, withPayload ? REQUEST_BYTES_MAX : size);
     }
   }

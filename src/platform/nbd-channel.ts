@@ -1,0 +1,114 @@
+/**
+ * The client's side of an NBD handshake over a socket whose descriptor can be handed on: connect, send, receive, each with
+ * an end to the waiting. For `attach-connector.ts`; TLS has its own way there.
+ *
+ * Invariants: not one byte is read beyond what the handshake consists of, for the rest is the kernel's; the descriptor is
+ * closed exactly once, or given away.
+ */
+import { ETIMEDOUT } from '../base/errno.ts';
+import { SledgeError } from '../base/errors.ts';
+import type { NbdEndpoint } from '../nbd-server-protocol/uri.ts';
+import { addon, type NativeWatch } from './addon.ts';
+import { printAddress, tcpAddress, unixAddress } from './socket-address.ts';
+import { systemError } from './system-error.ts';
+
+const EAGAIN = 11;
+const EINPROGRESS = 115;
+const UNIX_BUFFER_BYTES = 4 * 1024 * 1024;
+
+export class NbdChannel {
+  readonly #endpoint: NbdEndpoint;
+  readonly #buffer = new Uint8Array(16 * 1024);
+  #fd: number;
+  #watch: NativeWatch | undefined;
+  #deadline: NodeJS.Timeout | undefined;
+  #isLate = false;
+  #wake: () => void = () => {};
+
+  private constructor(endpoint: NbdEndpoint, fd: number, timeoutMs: number) {
+    this.#endpoint = endpoint;
+    this.#fd = fd;
+    this.#watch = new addon.DescriptorWatch(fd, () => this.#wake());
+    this.#deadline = setTimeout(() => {
+      this.#isLate = true;
+      this.#wake();
+    }, timeoutMs);
+  }
+
+  /** `timeoutMs` is for all that is done with the channel. Rejects with `connection-failed` or `bad-address`. */
+  static async connect(endpoint: NbdEndpoint, timeoutMs: number): Promise<NbdChannel> {
+    const { kind } = endpoint;
+    const address = kind === 'tcp' ? await tcpAddress(endpoint.host, endpoint.port) : unixAddress(endpoint.path);
+    const fd = addon.socketFor(address.bytes, address.length);
+    if (fd < 0) throw systemError('connection-failed', `cannot make a socket for ${printAddress(endpoint)}`, fd);
+    const channel = new NbdChannel(endpoint, fd, timeoutMs);
+    try {
+      addon.tune(fd, UNIX_BUFFER_BYTES);
+      if (kind === 'tcp') addon.setLinkOptions(fd);
+      let result = addon.startConnect(fd, address.bytes, address.length);
+      if (result === -EINPROGRESS) {
+        await channel.#ready('writable');
+        result = addon.socketError(fd);
+      }
+      if (result < 0) throw channel.#error('cannot connect to', result);
+      return channel;
+    } catch (error) {
+      channel.close();
+      throw error;
+    }
+  }
+
+  async send(bytes: Uint8Array): Promise<void> {
+    let at = 0;
+    while (at < bytes.length) {
+      const result = addon.sendBytes(this.#fd, bytes, at, bytes.length - at);
+      if (result === -EAGAIN) await this.#ready('writable');
+      else if (result < 0) throw this.#error('cannot send to', result);
+      else at += result;
+    }
+  }
+
+  /** What has arrived, at least one byte. */
+  async receive(): Promise<Uint8Array> {
+    for (;;) {
+      const result = addon.receiveBytes(this.#fd, this.#buffer, 0, this.#buffer.length);
+      if (result > 0) return this.#buffer.slice(0, result);
+      if (result === 0) {
+        throw new SledgeError('connection-failed', `${printAddress(this.#endpoint)} closed the connection`);
+      }
+      if (result !== -EAGAIN) throw this.#error('cannot receive from', result);
+      await this.#ready('readable');
+    }
+  }
+
+  /** Gives the descriptor away. */
+  detach(): number {
+    const fd = this.#fd;
+    this.#letGo();
+    return fd;
+  }
+
+  close(): void {
+    if (this.#fd >= 0) addon.closeDescriptor(this.detach());
+  }
+
+  async #ready(what: 'readable' | 'writable'): Promise<void> {
+    await new Promise<void>(resolve => {
+      this.#wake = resolve;
+      if (this.#isLate) resolve();
+      else this.#watch?.[what]();
+    });
+    if (this.#isLate) throw this.#error('no answer in time from', -ETIMEDOUT);
+  }
+
+  #letGo(): void {
+    clearTimeout(this.#deadline);
+    this.#watch?.close();
+    this.#watch = undefined;
+    this.#fd = -1;
+  }
+
+  #error(what: string, errno: number): SledgeError {
+    return systemError('connection-failed', `${what} ${printAddress(this.#endpoint)}`, errno);
+  }
+}

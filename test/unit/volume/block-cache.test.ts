@@ -1,0 +1,135 @@
+/** The block cache: hits are the newest content, memory is bounded, a scan does not push out what is used. */
+import t from 'tap';
+import { plainRegion } from '../../../src/base/memory.ts';
+import type { BlockNumber, VolumeNumber } from '../../../src/base/units.ts';
+import { BlockCache } from '../../../src/volume/block-cache.ts';
+import { randomFrom, testSeed } from '../../contract/io-support.ts';
+
+const V1 = 1 as VolumeNumber;
+const V2 = 2 as VolumeNumber;
+const block = (number: number) => number as BlockNumber;
+
+function cacheOf(blocks: number): BlockCache {
+  return new BlockCache({ allocate: plainRegion }, blocks * 4096);
+}
+
+/** A block whose first eight bytes say what it is. */
+function content(key: number, version: number): Uint8Array {
+  const bytes = new Uint8Array(4096);
+  new DataView(bytes.buffer).setFloat64(0, key * 1e6 + version);
+  return bytes;
+}
+
+function read(cache: BlockCache, volume: VolumeNumber, number: number): number | undefined {
+  const slot = cache.find(volume, block(number));
+  if (slot < 0) return undefined;
+  const bytes = new Uint8Array(4096);
+  cache.copyOut(slot, 0, 4096, bytes, 0);
+  return new DataView(bytes.buffer).getFloat64(0);
+}
+
+t.test('what is found is what was put in last, never less, never something else', t => {
+  const seed = testSeed();
+  t.comment(`seed ${seed}`);
+  const random = randomFrom(seed);
+  const cache = cacheOf(64);
+  const newest = new Map<number, number>();
+  let hits = 0;
+  for (let round = 0; round < 30_000; round++) {
+    const volume = random(2) === 0 ? V1 : V2;
+    const number = random(2) === 0 ? random(40) : 2 ** 33 + random(100);
+    const key = number * 4 + volume;
+    const what = random(10);
+    if (what < 5) {
+      const found = read(cache, volume, number);
+      if (found === undefined) continue;
+      hits++;
+      if (found !== key * 1e6 + (newest.get(key) ?? Number.NaN)) t.fail(`round ${round}: an old block`);
+    } else if (what < 9) {
+      newest.set(key, round % 1e6);
+      cache.put(volume, block(number), content(key, round % 1e6), 0);
+      if (read(cache, volume, number) === undefined) t.fail('what was just put in is not found');
+    } else {
+      const count = random(2) === 0 ? 1 + random(8) : 2 ** 35;
+      cache.invalidate(volume, number, count);
+      for (let i = 0; i < Math.min(count, 100); i++) newest.delete((number + i) * 4 + volume);
+      for (const known of newest.keys()) {
+        const other = Math.floor(known / 4);
+        if (known % 4 === volume && other >= number && other < number + count) newest.delete(known);
+      }
+      if (cache.peek(volume, block(number)) >= 0) t.fail('an invalid block is found');
+    }
+    if (cache.count > cache.capacity) t.fail('the bound is broken');
+  }
+  t.ok(hits > 500, `${hits} hits`);
+  t.end();
+});
+
+t.test('parts of a block can be copied', t => {
+  const cache = cacheOf(4);
+  cache.put(
+    V1,
+    block(5),
+    Uint8Array.from({ length: 8192 }, (_, i) => i % 251),
+    100,
+  );
+  const target = new Uint8Array(20);
+  cache.copyOut(cache.find(V1, block(5)), 10, 6, target, 3);
+  t.same([...target.subarray(0, 10)], [0, 0, 0, 110, 111, 112, 113, 114, 115, 0]);
+  t.end();
+});
+
+t.test('a slot that was invalidated is used again, and the queues stay whole', t => {
+  const cache = cacheOf(16);
+  for (let round = 0; round < 200; round++) {
+    for (let i = 0; i < 16; i++) cache.put(V1, block(round * 3 + i), content(i, round), 0);
+    cache.invalidate(V1, round * 3, 8);
+    t.ok(cache.count <= 16);
+  }
+  cache.invalidate(V1, 0, 1e9);
+  for (let i = 0; i < 16; i++) {
+    cache.put(V2, block(i), content(i, 1), 0);
+    t.equal(read(cache, V2, i), i * 1e6 + 1);
+  }
+  t.end();
+});
+
+t.test('a scan of ten times its size leaves most of what is used in the cache', t => {
+  const cache = cacheOf(1000);
+  const touch = (number: number) => {
+    if (read(cache, V1, number) === undefined) cache.put(V1, block(number), content(number, 0), 0);
+  };
+  // A working set of half the cache, used a few times.
+  for (let round = 0; round < 4; round++) for (let i = 0; i < 500; i++) touch(i);
+  for (let i = 0; i < 10_000; i++) touch(1_000_000 + i);
+  let kept = 0;
+  for (let i = 0; i < 500; i++) if (cache.peek(V1, block(i)) >= 0) kept++;
+  t.comment(`${kept} of 500 used blocks were kept (LRU: 0)`);
+  t.ok(kept >= 450, `${kept} of 500`);
+  t.end();
+});
+
+t.test('a skewed load is served better than by least-recently-used', t => {
+  const seed = testSeed();
+  t.comment(`seed ${seed}`);
+  const random = randomFrom(seed);
+  const cache = cacheOf(500);
+  const lru = new Map<number, true>();
+  let hits = 0;
+  let lruHits = 0;
+  const accesses = 60_000;
+  for (let i = 0; i < accesses; i++) {
+    // Zipf-like over 20,000 blocks, with a scan running through it.
+    const u = (random(1e6) + 1) / 1e6;
+    const number = i % 3 === 0 ? 1e6 + i : Math.floor(20_000 ** u) - 1;
+    if (read(cache, V1, number) !== undefined) hits++;
+    else cache.put(V1, block(number), content(number, 0), 0);
+    if (lru.delete(number)) lruHits++;
+    else if (lru.size >= 500) lru.delete(lru.keys().next().value!);
+    lru.set(number, true);
+  }
+  const percent = (count: number) => ((100 * count) / accesses).toFixed(1);
+  t.comment(`hit rate ${percent(hits)} %, of LRU ${percent(lruHits)} %`);
+  t.ok(hits > lruHits, `${hits} against ${lruHits}`);
+  t.end();
+});
