@@ -3,7 +3,7 @@
  * an end to the waiting. For `attach-connector.ts`; TLS has its own way there.
  *
  * Invariants: not one byte is read beyond what the handshake consists of, for the rest is the kernel's; the descriptor is
- * closed exactly once, or given away.
+ * closed exactly once.
  */
 import { ETIMEDOUT } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
@@ -81,15 +81,23 @@ export class NbdChannel {
     }
   }
 
-  /** Gives the descriptor away. */
-  detach(): number {
-    const fd = this.#fd;
-    this.#letGo();
-    return fd;
+  /** To hand to the kernel, which takes a reference of its own. */
+  get descriptor(): number {
+    return this.#fd;
   }
 
+  /** The handshake is over: nothing is sent or received here any more, and the deadline has no meaning. */
+  stopWatching(): void {
+    clearTimeout(this.#deadline);
+    this.#watch?.close();
+    this.#watch = undefined;
+  }
+
+  /** Ends this process's hold on the socket; any further call does nothing. */
   close(): void {
-    if (this.#fd >= 0) addon.closeDescriptor(this.detach());
+    this.stopWatching();
+    if (this.#fd >= 0) addon.closeDescriptor(this.#fd);
+    this.#fd = -1;
   }
 
   async #ready(what: 'readable' | 'writable'): Promise<void> {
@@ -99,13 +107,6 @@ export class NbdChannel {
       else this.#watch?.[what]();
     });
     if (this.#isLate) throw this.#error('no answer in time from', -ETIMEDOUT);
-  }
-
-  #letGo(): void {
-    clearTimeout(this.#deadline);
-    this.#watch?.close();
-    this.#watch = undefined;
-    this.#fd = -1;
   }
 
   #error(what: string, errno: number): SledgeError {

@@ -14,7 +14,6 @@
  * Cost: 44 bytes for a block, 36 for a chunk, in typed arrays that are touched no further than they were ever full.
  */
 import { assert } from '../base/assert.ts';
-import { NO_SUM } from '../base/checksum.ts';
 import { KeyTable, keyHigh, keyNumber, keyVolume, lengthened } from '../base/key-table.ts';
 import type { BlockNumber, ChunkNumber, OpNumber, VolumeNumber } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';

@@ -1,0 +1,179 @@
+/**
+ * TLS between the kernel, which speaks none, and the server: one end of a pair of sockets is the kernel's, the other one is
+ * read and written here, by way of a TLS client. Where the supervisor ends, its relays end; the device then waits for
+ * another supervisor to adopt it.
+ *
+ * Invariants: when one side ends or fails, both are ended at once, and what was under way from the kernel is thrown away:
+ * the kernel sends it again on the next connection, and must not be overtaken by what was left here.
+ */
+import { connect as connectPlain, Socket } from 'node:net';
+import { connect as connectTls } from 'node:tls';
+import { SledgeError } from '../base/errors.ts';
+import { encodeOption } from '../nbd-server-protocol/client-handshake.ts';
+import { OPT_ABORT } from '../nbd-server-protocol/constants.ts';
+import { formatNbdUri, type NbdUri } from '../nbd-server-protocol/uri.ts';
+import { addon } from './addon.ts';
+import type { FirstConnection, HandshakeChannel, Negotiate } from './attach-connector.ts';
+import { systemError } from './system-error.ts';
+import { connectionOptions, type TlsClientMaterial } from './tls-client.ts';
+
+const PAIR_BUFFER_BYTES = 4 * 1024 * 1024;
+
+export const TlsRelay = {
+  /** A connection under TLS, with the kernel's end of the relay as its socket. */
+  async connect(
+    uri: NbdUri,
+    material: TlsClientMaterial | undefined,
+    timeoutMs: number,
+    negotiate: Negotiate,
+  ): Promise<FirstConnection> {
+    const channel = new NodeChannel(uri, timeoutMs);
+    try {
+      const handshake = await negotiate(channel, uri, false, () => channel.upgrade(material));
+      const { sizeBytes, transmissionFlags, minimumBlockBytes } = handshake.agreement;
+      const kernelEnd = relay(channel.detach());
+      let isHeld = true;
+      const release = (): void => {
+        if (isHeld) addon.closeDescriptor(kernelEnd);
+        isHeld = false;
+      };
+      return { sizeBytes, transmissionFlags, minimumBlockBytes, socket: kernelEnd, release };
+    } catch (error) {
+      channel.close();
+      throw error;
+    }
+  },
+
+  async inquire(
+    uri: NbdUri,
+    material: TlsClientMaterial | undefined,
+    timeoutMs: number,
+    negotiate: Negotiate,
+  ): Promise<number> {
+    const channel = new NodeChannel(uri, timeoutMs);
+    try {
+      const handshake = await negotiate(channel, uri, true, () => channel.upgrade(material));
+      await channel.send(encodeOption(OPT_ABORT));
+      return handshake.agreement.sizeBytes;
+    } finally {
+      channel.close();
+    }
+  },
+};
+
+/** Joins a socket with a new pair; gives the descriptor of the pair's other end. */
+function relay(upstream: Socket): number {
+  const pair = addon.socketPair();
+  if (typeof pair === 'number') throw systemError('io', 'no pair of sockets can be made', pair);
+  const [kernelEnd, ourEnd] = pair;
+  for (const fd of pair) addon.tune(fd, PAIR_BUFFER_BYTES);
+  const local = new Socket({ fd: ourEnd, readable: true, writable: true });
+  const end = (): void => {
+    local.destroy();
+    upstream.destroy();
+  };
+  for (const socket of [local, upstream]) {
+    socket.on('error', end);
+    socket.on('close', end);
+    socket.on('end', end);
+  }
+  local.pipe(upstream);
+  upstream.pipe(local);
+  return kernelEnd;
+}
+
+/** A handshake over one of Node's sockets, which becomes TLS on the way. */
+class NodeChannel implements HandshakeChannel {
+  readonly #uri: NbdUri;
+  readonly #deadline: NodeJS.Timeout;
+  #socket: Socket;
+  #failure: SledgeError | undefined;
+  #wake: () => void = () => {};
+  readonly #onChange = (): void => this.#wake();
+  readonly #onError = (error: Error): void => this.#fail(error.message, error);
+  readonly #onEnd = (): void => this.#fail('the server closed the connection');
+
+  constructor(uri: NbdUri, timeoutMs: number) {
+    this.#uri = uri;
+    const { endpoint } = uri;
+    const socket =
+      endpoint.kind === 'tcp'
+        ? connectPlain({ host: endpoint.host, port: endpoint.port, noDelay: true, keepAlive: true })
+        : connectPlain({ path: endpoint.path });
+    this.#socket = socket;
+    this.#listen(socket);
+    this.#deadline = setTimeout(() => this.#fail('no answer in time'), timeoutMs);
+  }
+
+  send(bytes: Uint8Array): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#socket.write(bytes, error => (error ? reject(this.#failure ?? this.#error(error.message)) : resolve()));
+    });
+  }
+
+  async receive(): Promise<Uint8Array> {
+    for (;;) {
+      const bytes: Buffer | null = this.#socket.read();
+      if (bytes !== null) return bytes;
+      if (this.#failure !== undefined) throw this.#failure;
+      await new Promise<void>(resolve => {
+        this.#wake = resolve;
+      });
+    }
+  }
+
+  /** Rejects with `connection-failed` where the server's certificate is not what it should be, too. */
+  async upgrade(material: TlsClientMaterial | undefined): Promise<HandshakeChannel> {
+    const plain = this.#socket;
+    this.#ignore(plain);
+    const secure = connectTls({ ...connectionOptions(this.#uri, material), socket: plain });
+    this.#socket = secure;
+    this.#listen(secure);
+    let isSecure = false;
+    secure.once('secureConnect', () => {
+      isSecure = true;
+      this.#wake();
+    });
+    while (!isSecure) {
+      if (this.#failure !== undefined) throw this.#failure;
+      await new Promise<void>(resolve => {
+        this.#wake = resolve;
+      });
+    }
+    return this;
+  }
+
+  detach(): Socket {
+    clearTimeout(this.#deadline);
+    this.#ignore(this.#socket);
+    return this.#socket;
+  }
+
+  close(): void {
+    clearTimeout(this.#deadline);
+    this.#socket.destroy();
+  }
+
+  #listen(socket: Socket): void {
+    socket.on('readable', this.#onChange);
+    socket.on('error', this.#onError);
+    socket.on('end', this.#onEnd);
+    socket.on('close', this.#onEnd);
+  }
+
+  #ignore(socket: Socket): void {
+    socket.off('readable', this.#onChange);
+    socket.off('error', this.#onError);
+    socket.off('end', this.#onEnd);
+    socket.off('close', this.#onEnd);
+  }
+
+  #fail(reason: string, cause?: Error): void {
+    this.#failure ??= this.#error(reason, cause);
+    this.#wake();
+  }
+
+  #error(reason: string, cause?: Error): SledgeError {
+    return new SledgeError('connection-failed', `cannot connect to ${formatNbdUri(this.#uri)}: ${reason}`, { cause });
+  }
+}
