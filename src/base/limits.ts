@@ -80,6 +80,8 @@ export const destageBatchChunks = 2048;
 export const destageWritesInFlight = 64;
 /** Replaced slots that wait for the log's cut; beyond that the log is cut before it is full. */
 export const retiredChunksMax = 32 * 1024;
+/** Chunks that bulk records behind the cut name. */
+export const namedChunksMax = 256 * 1024;
 
 export const cacheBytesDefault = 256 * MIB;
 export const cacheBytesMin = 16 * MIB;

@@ -63,6 +63,16 @@ const ENTRIES: readonly Entry[] = [
     load: async () => (await import('./volume.ts')).volumeDeleteCommand,
   },
   {
+    name: 'attach',
+    summary: 'make a block device of a volume, and keep it through restarts of the server',
+    load: async () => (await import('./attach.ts')).attachCommand,
+  },
+  {
+    name: 'detach',
+    summary: 'remove a block device that attach made',
+    load: async () => (await import('./detach.ts')).detachCommand,
+  },
+  {
     name: 'bench',
     summary: 'put a quick load on an NBD server and measure it',
     load: async () => (await import('./bench.ts')).benchCommand,

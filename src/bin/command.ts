@@ -41,6 +41,8 @@ export interface Command {
   readonly summary: string;
   /** Names of the positional arguments, all of which are needed. */
   readonly positionals: readonly string[];
+  /** Further ones, that may be left out. */
+  readonly optionalPositionals?: readonly string[];
   readonly options: readonly OptionSpec[];
   /** Paragraphs below the options. */
   readonly notes?: string;
@@ -76,7 +78,8 @@ export class CommandInput {
     if (this.help) return;
     const [missing] = command.positionals.slice(this.positionals.length);
     if (missing !== undefined) throw usage(command, `${missing} is missing`);
-    const [surplus] = this.positionals.slice(command.positionals.length);
+    const most = command.positionals.length + (command.optionalPositionals?.length ?? 0);
+    const [surplus] = this.positionals.slice(most);
     if (surplus !== undefined) throw usage(command, `${JSON.stringify(surplus)} is one argument too many`);
   }
 
@@ -138,7 +141,8 @@ const HELP_INDENT = 27;
 
 /** The help of one command. */
 export function commandHelp(command: Command): string {
-  const positionals = command.positionals.map(name => ` ${name}`).join('');
+  const optional = (command.optionalPositionals ?? []).map(name => `[${name}]`);
+  const positionals = [...command.positionals, ...optional].map(name => ` ${name}`).join('');
   const lines = [
     `Usage: sledge ${command.name}${positionals} [OPTION]...`,
     '',

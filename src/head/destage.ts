@@ -18,7 +18,7 @@ import { assert } from '../base/assert.ts';
 import { NO_SUM, takeSums } from '../base/checksum.ts';
 import { errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
-import type { CancelTimer, Clock } from '../base/io.ts';
+import type { CancelTimer, Clock, IoRequest } from '../base/io.ts';
 import { completion, Gather, IoWindow } from '../base/io-wait.ts';
 import {
   destageAgeMs,
@@ -28,6 +28,7 @@ import {
   destageFillStart,
   destageWritesInFlight,
   dropAgeMs,
+  namedChunksMax,
   retiredChunksMax,
 } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
@@ -88,6 +89,7 @@ export class Destage implements DestageControl {
   /** Entries, and overlay rows of the chunks, of the batches that are under way. */
   readonly #storing = new Set<ChunkEntry>();
   readonly #inHand = new Set<number>();
+  readonly #sum = new Uint32Array(1);
   #running = false;
   #wanted = false;
   #stopped = false;
@@ -180,13 +182,13 @@ export class Destage implements DestageControl {
   #isFull(): boolean {
     const { log, overlay, slots } = this.#head;
     if (log.usedBytes > log.limitBytes * destageFillStart || overlay.fill > destageFillStart) return true;
-    return slots.retiredCount > retiredChunksMax;
+    return slots.retiredCount > retiredChunksMax || slots.namedCount > namedChunksMax;
   }
 
   #isLow(): boolean {
     const { log, overlay, slots } = this.#head;
     if (log.usedBytes > log.limitBytes * destageFillLow || overlay.fill > destageFillLow) return false;
-    return slots.retiredCount <= retiredChunksMax / 2;
+    return slots.retiredCount <= retiredChunksMax / 2 && slots.namedCount <= namedChunksMax / 2;
   }
 
   /** The oldest operation has waited long enough: everything that was there when the timer was set goes. */
@@ -338,7 +340,7 @@ export class Destage implements DestageControl {
 
   /** Removes some of the index entries of chunks [from, end); returns from where to go on. */
   async removeIndexed(volume: Volume, from: number, end: number): Promise<number> {
-    const { index, overlay, slots, log } = this.#head;
+    const { index, overlay, slots } = this.#head;
     const transaction = index.begin();
     const removed: [ChunkNumber, Location][] = [];
     let next = end;
@@ -357,7 +359,7 @@ export class Destage implements DestageControl {
     await this.#commit(transaction);
     for (const [chunk, location] of removed) {
       volume.indexChanged(chunk, undefined);
-      slots.retire(location, log.appendedEnd, true);
+      slots.retire(location, slots.namedUntil(location), true);
     }
     return next;
   }
@@ -438,7 +440,7 @@ export class Destage implements DestageControl {
 
   /** Brings the data of all blocks into the buffer and checks it against its checksums. */
   async #gatherData(tasks: readonly Task[], buffer: Region): Promise<void> {
-    const { cache, log, checksums } = this.#head;
+    const { cache, log } = this.#head;
     const gather = new Gather();
     for (const task of tasks) {
       for (let i = 0; i < task.blocks.length; i++) {
@@ -449,15 +451,29 @@ export class Destage implements DestageControl {
       }
     }
     if ((await gather.close()) < 0) throw new DestageStuck('the op log cannot be read');
-    const sum = new Uint32Array(1);
     for (const task of tasks) {
       for (let i = 0; i < task.blocks.length; i++) {
-        if (task.offsets[i] < 0) continue;
-        takeSums(checksums, buffer.bytes, task.offsets[i], 1, sum, 0);
-        if (sum[0] === task.sums[i]) continue;
-        throw new DestageStuck(`block ${task.blocks[i]} of volume ${task.volume.name} is damaged in the op log`);
+        if (task.offsets[i] >= 0 && !this.#matches(task, i, buffer)) await this.#gatherAgain(task, i, buffer);
       }
     }
+  }
+
+  #matches(task: Task, index: number, buffer: Region): boolean {
+    takeSums(this.#head.checksums, buffer.bytes, task.offsets[index], 1, this.#sum, 0);
+    return this.#sum[0] === task.sums[index];
+  }
+
+  /**
+   * A copy of a block does not match its checksum. The log's copy decides; where that is bad too it is carried over as it
+   * is, beside the checksum that tells: one block is lost, and reads of it say so, but everything else goes on.
+   */
+  async #gatherAgain(task: Task, index: number, buffer: Region): Promise<void> {
+    const { volume, blocks, positions, offsets } = task;
+    const position = positions[index];
+    const read = (request: IoRequest) => this.#head.log.read(position, buffer, offsets[index], BLOCK_BYTES, request);
+    if ((await completion(read)) < 0) throw new DestageStuck('the op log cannot be read');
+    if (this.#matches(task, index, buffer)) return;
+    this.#head.corruptionFound(volume, blocks[index], `log position ${position}`);
   }
 
   /** Decides on slots and writes the blocks, neighbours as one, a bounded number at a time. */
@@ -530,7 +546,7 @@ export class Destage implements DestageControl {
 
   /** The index has it: the overlay lets go of what has not changed since, and replaced slots are retired. */
   #taskStored(task: Task): void {
-    const { overlay, slots, log } = this.#head;
+    const { overlay, slots } = this.#head;
     const { volume, chunk, base, indexed, entry } = task;
     volume.indexChanged(chunk, entry);
     for (let i = 0; i < task.blocks.length; i++) {
@@ -540,11 +556,11 @@ export class Destage implements DestageControl {
     const row = overlay.findChunk(volume.number, chunk);
     if (row >= 0 && base !== undefined && overlay.entryOf(row) === base) overlay.removeEntry(row);
     if (indexed !== undefined && indexed.location !== entry?.location) {
-      slots.retire(indexed.location, log.appendedEnd, entry === undefined);
+      slots.retire(indexed.location, slots.namedUntil(indexed.location), entry === undefined);
     }
     // A chunk that was written as a whole and then zeroed block by block never reaches the index.
     if (entry === undefined && base !== undefined && base.location !== indexed?.location) {
-      slots.retire(base.location, log.appendedEnd, true);
+      slots.retire(base.location, slots.namedUntil(base.location), true);
     }
   }
 
@@ -553,7 +569,7 @@ export class Destage implements DestageControl {
    * after the index has failed: what it holds is found out at the next start, and until then no slot comes free.
    */
   #taskFailed(task: Task): void {
-    const { overlay, slots, log } = this.#head;
+    const { overlay, slots } = this.#head;
     const { volume, chunk, base, indexed, entry } = task;
     if (base === undefined) {
       if (entry !== undefined) slots.release(entry.location);
@@ -561,7 +577,7 @@ export class Destage implements DestageControl {
     }
     if (base.location === indexed?.location) return;
     const row = overlay.findChunk(volume.number, chunk);
-    if (row < 0 || overlay.entryOf(row) !== base) slots.retire(base.location, log.appendedEnd, false);
+    if (row < 0 || overlay.entryOf(row) !== base) slots.retire(base.location, slots.namedUntil(base.location), false);
   }
 }
 

@@ -106,7 +106,7 @@ export class Head implements Committer, RequestHandler {
       storage: ports.sled,
       checksums: ports.checksums,
       bounce: ports.bounce,
-      corruptionFound: (volume, block, where) => this.#events.corruptionFound(volume.name, block, where),
+      corruptionFound: (volume, block, where) => this.corruptionFound(volume, block, where),
     };
     this.#reader = new Reader(this.#readPorts);
     const head = this;
@@ -126,6 +126,10 @@ export class Head implements Committer, RequestHandler {
   get log(): OpLog {
     assert(this.#log !== undefined, 'the head has been started');
     return this.#log;
+  }
+
+  corruptionFound(volume: Volume, block: BlockNumber, where: string): void {
+    this.#events.corruptionFound(volume.name, block, where);
   }
 
   /** Recovery is over: from here on operations come from clients. */
@@ -202,6 +206,7 @@ export class Head implements Committer, RequestHandler {
     });
     this.cache.invalidate(volume.number, 0, Number.POSITIVE_INFINITY);
     volume.forgetEntries();
+    this.#writer.resume();
   }
 
   /** Makes everything that was committed durable. Resolves with 0 or EIO. */
@@ -283,6 +288,7 @@ export class Head implements Committer, RequestHandler {
       const chunk = (op.first + i) as number as ChunkNumber;
       const { location, sums, data, dataOffset } = op.chunks[i];
       this.#letGo(volume, chunk, op.end, false);
+      this.slots.name(location, op.end);
       overlay.setChunk(volume.number, chunk, { op: op.op, location, sums });
       if (data === undefined) {
         cache.invalidate(volume.number, chunk * blocks, blocks);

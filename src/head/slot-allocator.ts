@@ -69,6 +69,9 @@ export class SlotAllocator {
   readonly #volumes = new Map<VolumeNumber, VolumeSpace>();
   readonly #devices: DeviceSpace[] = [];
   readonly #retired = new RingQueue<Retired>();
+  /** Slots that bulk records behind the cut name, with the end of the newest such record, oldest first. */
+  readonly #named = new Map<Location, LogPosition>();
+  #cut = 0 as LogPosition;
   readonly #changed = new Set<Column>();
   readonly #returned = new Map<number, Column>();
   #space: SpaceReturn | undefined;
@@ -149,6 +152,22 @@ export class SlotAllocator {
     return this.allocate(volume, chunkBytes);
   }
 
+  /** Slots that records behind the cut name. */
+  get namedCount(): number {
+    return this.#named.size;
+  }
+
+  /** A record that ends at `end` names the slot: until the cut is there, recovery may ask for it. */
+  name(location: Location, end: LogPosition): void {
+    this.#named.delete(location);
+    this.#named.set(location, end);
+  }
+
+  /** How far the cut has to be before no record names the slot; 0 where none does. */
+  namedUntil(location: Location): LogPosition {
+    return this.#named.get(location) ?? (0 as LogPosition);
+  }
+
   /** Recovery: a log record names this slot, so it is in use whatever the index says. Counted once. */
   adopt(location: Location, volume: VolumeNumber, chunkBytes: number, device: Device): void {
     const number = device.columnAt(locationPosition(location));
@@ -217,7 +236,8 @@ export class SlotAllocator {
     const column = this.#columnOf(location);
     assert(testBit(column.used, this.#slotOf(column, location)), 'a slot is retired once');
     this.#spaceOf(column.volume, column.chunkBytes).usedSlots--;
-    this.#retired.push({ location, until, dropped });
+    if (until <= this.#cut) this.#letGo(location, dropped);
+    else this.#retired.push({ location, until, dropped });
   }
 
   /** A slot that no record ever named: free at once. */
@@ -229,14 +249,21 @@ export class SlotAllocator {
 
   /** The log was cut here: what was retired before is free. */
   cutPassed(cut: LogPosition): void {
+    this.#cut = cut;
+    for (const [location, end] of this.#named) {
+      if (end > cut) break;
+      this.#named.delete(location);
+    }
     for (let next = this.#retired.peek(); next !== undefined && next.until <= cut; next = this.#retired.peek()) {
       this.#retired.shift();
-      if (next.dropped && this.#space !== undefined) {
-        this.#space.discard(next.location, this.#columnOf(next.location).chunkBytes);
-      } else {
-        this.#free(next.location);
-      }
+      this.#letGo(next.location, next.dropped);
     }
+  }
+
+  /** The space of what was dropped is given back before the slot is free. */
+  #letGo(location: Location, dropped: boolean): void {
+    if (dropped && this.#space !== undefined) this.#space.discard(location, this.#columnOf(location).chunkBytes);
+    else this.#free(location);
   }
 
   /** The space of one or more slots that follow one another has been given back. */

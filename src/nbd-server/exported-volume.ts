@@ -78,6 +78,6 @@ export interface ExportTable {
 /** What the rest of the node may do with a session. */
 export interface SessionHandle {
   readonly peer: string;
-  /** Answers what is in flight, refuses what comes with ESHUTDOWN, then disconnects. */
+  /** Answers what is in flight, takes nothing more, then disconnects. */
   drain(): void;
 }

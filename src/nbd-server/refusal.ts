@@ -18,7 +18,6 @@ export function makeRefusal(error: number, text: string): Refusal {
   return { error, text: nbd.encodeText(text, REFUSAL_TEXT_BYTES_MAX) };
 }
 
-export const REFUSED_BY_SHUTDOWN = makeRefusal(nbd.NBD_ESHUTDOWN, 'the server is shutting down');
 
 const REPORTED_EIO = makeRefusal(nbd.NBD_EIO, 'the volume reported EIO');
 const REPORTED = new Map<number, Refusal>(

@@ -32,6 +32,7 @@ import type { Stream } from './stream.ts';
 import {
   BLOCKED,
   DISCONNECT,
+  DRAINED,
   NEEDS_BYTES,
   NEEDS_PAYLOAD,
   Transmission,
@@ -229,6 +230,10 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
       case DISCONNECT:
         this.#finish();
         break;
+      case DRAINED:
+        // With the last request in flight the session is over: see `runAtEndOfTurn`.
+        this.#askForTurn();
+        break;
       default:
         this.#violation('a request that breaks the protocol');
     }
@@ -326,7 +331,7 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
       return;
     }
     if (this.#phase !== 'transmission') return;
-    // While requests are in flight, later ones are answered with ESHUTDOWN; with the last the session is over.
+    // Later requests are left alone; with the last in flight the session is over.
     this.#transmission!.drain();
     this.#cancelTimer = this.#ports.clock.after(LINGER_MS, () => {
       if (this.#transmission!.payloadArriving) this.#close();

@@ -18,7 +18,7 @@ import type { ExportedVolume, VolumeCommand } from './exported-volume.ts';
 import type { Agreement } from './handshake.ts';
 import type { PayloadPool, PoolWaiter } from './payload-pool.ts';
 import type { ReceiveBuffer } from './receive-buffer.ts';
-import { REFUSED_BY_SHUTDOWN, type Refusal, refusalOfErrno } from './refusal.ts';
+import { type Refusal, refusalOfErrno } from './refusal.ts';
 import type { ReplyQueue } from './reply-queue.ts';
 import { BARE_REPLY_BYTES, ReplyWriter, smallReadReplyBytes } from './reply-writer.ts';
 import { HEAD_ROOM_BYTES, NO_BLOCK, RequestSlot, type SlotOwner } from './request-slot.ts';
@@ -33,6 +33,8 @@ export const NEEDS_PAYLOAD = 1;
 export const BLOCKED = 2;
 export const DISCONNECT = 3;
 export const BROKEN = 4;
+/** The server is stopping: nothing more is taken. The session ends when what is in flight has been answered. */
+export const DRAINED = 5;
 
 /** A refused payload up to this is received and dropped; a longer one ends the connection, being no mistake. */
 const REFUSED_PAYLOAD_BYTES_MAX = 2 * nbdPayloadBytesMax;
@@ -127,7 +129,11 @@ export class Transmission implements SlotOwner, PoolWaiter {
     return this.#filling !== undefined;
   }
 
-  /** From now on requests are refused; those in flight are answered. */
+  /**
+   * From now on no request is taken; those in flight are answered. Those that come too late get no answer at all, rather
+   * than ESHUTDOWN: a client that connects again sends them again, while an error would go up to whoever asked for the
+   * I/O (the kernel's client knows no difference between the errors of a server).
+   */
   drain(): void {
     this.#draining = true;
   }
@@ -144,8 +150,13 @@ export class Transmission implements SlotOwner, PoolWaiter {
       if (header === nbd.REQUEST_INCOMPLETE) return NEEDS_BYTES;
       if (header === nbd.REQUEST_MALFORMED) return BROKEN;
       if (request.command === nbd.CMD_DISC && request.payloadBytes === 0) return DISCONNECT;
+      if (this.#draining) {
+        // It may have waited for a block.
+        this.#forgetBlock();
+        return DRAINED;
+      }
 
-      const refusal = this.#draining ? REFUSED_BY_SHUTDOWN : refusalOf(request, this.#terms, this.volume.sizeBytes);
+      const refusal = refusalOf(request, this.#terms, this.volume.sizeBytes);
       if (refusal !== undefined) {
         if (request.payloadBytes > REFUSED_PAYLOAD_BYTES_MAX) return BROKEN;
         if (!this.#queue.reserve(BARE_REPLY_BYTES)) return BLOCKED;
@@ -316,7 +327,7 @@ export class Transmission implements SlotOwner, PoolWaiter {
   /** Answers the parsed request with an error, behind its payload if there is one. Room for the reply is reserved. */
   #refuse(refusal: Refusal): void {
     const request = this.#request;
-    // It may have waited for a block before the server began to drain, or before the volume changed.
+    // It may have waited for a block before the volume changed.
     this.#forgetBlock();
     this.#dropRefusal = refusal;
     this.#dropBytes = request.payloadBytes;

@@ -1,5 +1,5 @@
 /**
- * The records of attached devices: `/run/sledge/nbdN.json`, one each, beside the log of its supervisor, `nbdN.log`. Gone
+ * The records of attached devices: `/run/sledge/nbdN.json`, one each, beside the log of its supervisor, `NAME.log`. Gone
  * with a reboot, as the devices are. A record is replaced in one step, so that a reader never meets half of one.
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
@@ -18,8 +18,9 @@ export class AttachDirectory {
     this.path = path;
   }
 
-  logPath(index: number): string {
-    return join(this.path, `nbd${index}.log`);
+  /** Of the device that is called so: its number is not known before the supervisor has made it. */
+  logPath(name: string): string {
+    return join(this.path, `${name}.log`);
   }
 
   /** Throws `not-permitted` or `io`. */
@@ -60,11 +61,11 @@ export class AttachDirectory {
       .sort((a, b) => a.index - b.index);
   }
 
+  /** Without the log, in which it may stand why the device went. */
   remove(index: number): void {
     rmSync(this.#recordPath(index), { force: true });
   }
 
-  /** Without the log, in which it may stand why the device went. */
   #indexes(): number[] {
     try {
       return readdirSync(this.path)

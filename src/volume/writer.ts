@@ -192,9 +192,11 @@ export class Writer {
 
   batchCommitted(): void {
     for (let next = this.#commitWaiters.peek(); next !== undefined; next = this.#commitWaiters.peek()) {
-      if (next.end > this.ports.log.committedEnd) return;
+      if (next.end > this.ports.log.committedEnd) break;
       this.#commitWaiters.shift().waiter.committedSoFar();
     }
+    // Operations reserve more rows than they may come to need, and drops take rows out: nobody else tells of that room.
+    this.resume();
   }
 
   /** The log has failed: nobody who waits will get room. */

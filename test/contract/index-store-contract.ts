@@ -298,7 +298,9 @@ export function indexStoreContract(name: string, make: () => IndexPlace): void {
             from = piece[6][0] + 1;
           }
         }
-        const differs = [...new Set([...model.keys(), ...found.keys()])].filter(key => model.get(key) !== found.get(key));
+        const differs = [...new Set([...model.keys(), ...found.keys()])].filter(
+          key => model.get(key) !== found.get(key),
+        );
         if (differs.length > 0) {
           t.fail(`round ${round}: ${differs[0]} is ${found.get(differs[0])}, not ${model.get(differs[0])}`);
           return;
@@ -341,7 +343,7 @@ function volumeEntry(number: number, name: string, sizeBytes: number): VolumeEnt
     readOnly: false,
     createdAt: '2026-01-01T00:00:00.000Z',
     state: 'present',
-    lastOp: 2 ** 50 as OpNumber,
+    lastOp: (2 ** 50) as OpNumber,
   };
 }
 

@@ -13,19 +13,23 @@ import { temporaryDirectory } from '../support/temporary-directory.ts';
 const seed = seedOfRun();
 const ROUNDS = 25;
 
-t.test(`what was answered survives SIGKILL, round after round (seed ${seed})`, { skip: skipOnStandIn(), timeout: 170_000 }, async t => {
-  const result = await runCrashRounds(t, {
-    directory: temporaryDirectory(t),
-    seed,
-    rounds: ROUNDS,
-    volumeBytes: 64 * MIB,
-    budgetMs: 120_000,
-    report: line => t.comment(line),
-  });
-  t.same(result.problems, [], `${result.rounds} rounds, ${result.answered} requests answered`);
-  t.ok(result.rounds >= 5, 'it was killed at least five times');
-  t.comment(`time to ready: ${spread(result.restartMs)} ms; of that recovery: ${spread(result.recoveryMs)} ms`);
-});
+t.test(
+  `what was answered survives SIGKILL, round after round (seed ${seed})`,
+  { skip: skipOnStandIn(), timeout: 170_000 },
+  async t => {
+    const result = await runCrashRounds(t, {
+      directory: temporaryDirectory(t),
+      seed,
+      rounds: ROUNDS,
+      volumeBytes: 64 * MIB,
+      budgetMs: 120_000,
+      report: line => t.comment(line),
+    });
+    t.same(result.problems, [], `${result.rounds} rounds, ${result.answered} requests answered`);
+    t.ok(result.rounds >= 5, 'it was killed at least five times');
+    t.comment(`time to ready: ${spread(result.restartMs)} ms; of that recovery: ${spread(result.recoveryMs)} ms`);
+  },
+);
 
 function spread(values: readonly number[]): string {
   const sorted = [...values].sort((a, b) => a - b);

@@ -41,9 +41,13 @@ function equal(actual: unknown, expected: unknown, what: string): void {
 const volumeNumber = fc.constantFrom(1, 2, 300).map(number => number as VolumeNumber);
 
 t.test('a key table does what a map does, and keeps rows as they are', async t => {
-  const number = fc.oneof(fc.nat(12), fc.nat(12).map(small => 2 ** 32 + small), fc.nat(12).map(small => small * 2 ** 20));
+  const number = fc.oneof(
+    fc.nat(12),
+    fc.nat(12).map(small => 2 ** 32 + small),
+    fc.nat(12).map(small => small * 2 ** 20),
+  );
   const command = fc.record({ add: fc.boolean(), volume: volumeNumber, number });
-  holds(t, 500, fc.array(command, { maxLength: 200 }), commands => {
+  holds(t, 500, fc.array(command, { maxLength: 200, size: 'max' }), commands => {
     const table = new KeyTable(24);
     const model = new Map<string, number>();
     for (const { add, volume, number } of commands) {
@@ -73,7 +77,7 @@ t.test('a key table does what a map does, and keeps rows as they are', async t =
 
 t.test('a range set does what a set of numbers does, in the fewest ranges', async t => {
   const range = fc.tuple(fc.nat(60), fc.integer({ min: -2, max: 20 }));
-  holds(t, 1000, fc.array(range, { maxLength: 40 }), ranges => {
+  holds(t, 1000, fc.array(range, { maxLength: 40, size: 'max' }), ranges => {
     const set = new RangeSet();
     const model = new Set<number>();
     for (const [start, length] of ranges) {
@@ -93,18 +97,38 @@ t.test('a range set does what a set of numbers does, in the fewest ranges', asyn
     }
     equal(set.rangeCount, runs, 'ranges');
     equal(set.isEmpty, runs === 0, 'empty');
-    equal([...set.ranges()].flat().join(), [...set.ranges()].flat().sort((a, b) => a - b).join(), 'ascending');
+    equal(
+      [...set.ranges()].flat().join(),
+      [...set.ranges()]
+        .flat()
+        .sort((a, b) => a - b)
+        .join(),
+      'ascending',
+    );
   });
 });
 
 t.test('the overlay has the newest of each block and chunk, and lists what is dirty', async t => {
   const blocksPerChunk = 4;
   const command = fc.record({
-    kind: fc.constantFrom('block', 'block', 'block', 'zero', 'chunk', 'removeBlock', 'removeEntry', 'removeChunk', 'segment'),
+    kind: fc.constantFrom(
+      'block',
+      'block',
+      'block',
+      'zero',
+      'chunk',
+      'removeBlock',
+      'removeEntry',
+      'removeChunk',
+      'segment',
+    ),
     volume: fc.constantFrom(1, 2),
-    block: fc.oneof(fc.nat(30), fc.nat(8).map(small => 2 ** 32 - 4 + small)),
+    block: fc.oneof(
+      fc.nat(30),
+      fc.nat(8).map(small => 2 ** 32 - 4 + small),
+    ),
   });
-  holds(t, 500, fc.array(command, { maxLength: 150 }), commands => {
+  holds(t, 500, fc.array(command, { maxLength: 150, size: 'max' }), commands => {
     const overlay = new Overlay(200);
     const blocks = new Map<string, { position: number; sum: number }>();
     const entries = new Map<string, ChunkEntry>();
@@ -167,7 +191,11 @@ t.test('the overlay has the newest of each block and chunk, and lists what is di
       equal(overlay.blockOf(row), block, 'block of its row');
     }
     for (const volume of [1, 2]) {
-      for (const [from, to] of [[0, 5], [0, Number.POSITIVE_INFINITY], [2 ** 30 - 2, 2 ** 30 + 2]]) {
+      for (const [from, to] of [
+        [0, 5],
+        [0, Number.POSITIVE_INFINITY],
+        [2 ** 30 - 2, 2 ** 30 + 2],
+      ]) {
         const seen = new Set<number>();
         overlay.forChunks(volume as VolumeNumber, from, to, (chunk, row) => {
           seen.add(chunk);
@@ -202,37 +230,45 @@ t.test('the block cache never finds anything but what was put in last', async t 
   const command = fc.record({
     kind: fc.constantFrom('put', 'put', 'put', 'find', 'peek', 'invalidate'),
     volume: volumeNumber,
-    block: fc.oneof(fc.nat(20), fc.nat(4).map(small => 2 ** 32 + small)),
+    block: fc.oneof(
+      fc.nat(20),
+      fc.nat(4).map(small => 2 ** 32 + small),
+    ),
     count: fc.integer({ min: 1, max: 40 }),
   });
-  holds(t, 300, fc.tuple(fc.integer({ min: 1, max: 12 }), fc.array(command, { maxLength: 200 })), ([slots, commands]) => {
-    const cache = new BlockCache({ allocate: plainRegion }, slots * BLOCK_BYTES);
-    const newest = new Map<string, number>();
-    const source = new Uint8Array(2 * BLOCK_BYTES);
-    const target = new Uint8Array(BLOCK_BYTES);
-    for (const [i, { kind, volume, block, count }] of commands.entries()) {
-      const key = `${volume}/${block}`;
-      if (kind === 'put') {
-        source.fill((i % 255) + 1, 512, 512 + BLOCK_BYTES);
-        cache.put(volume, block as BlockNumber, source, 512);
-        newest.set(key, (i % 255) + 1);
-        equal(cache.peek(volume, block as BlockNumber) >= 0, true, 'what was put last is there');
-      } else if (kind === 'invalidate') {
-        cache.invalidate(volume, block, count);
-        for (const other of [...newest.keys()]) {
-          const [owner, number] = other.split('/').map(Number);
-          if (owner === volume && number >= block && number < block + count) newest.delete(other);
+  holds(
+    t,
+    300,
+    fc.tuple(fc.integer({ min: 1, max: 12 }), fc.array(command, { maxLength: 200, size: 'max' })),
+    ([slots, commands]) => {
+      const cache = new BlockCache({ allocate: plainRegion }, slots * BLOCK_BYTES);
+      const newest = new Map<string, number>();
+      const source = new Uint8Array(2 * BLOCK_BYTES);
+      const target = new Uint8Array(BLOCK_BYTES);
+      for (const [i, { kind, volume, block, count }] of commands.entries()) {
+        const key = `${volume}/${block}`;
+        if (kind === 'put') {
+          source.fill((i % 255) + 1, 512, 512 + BLOCK_BYTES);
+          cache.put(volume, block as BlockNumber, source, 512);
+          newest.set(key, (i % 255) + 1);
+          equal(cache.peek(volume, block as BlockNumber) >= 0, true, 'what was put last is there');
+        } else if (kind === 'invalidate') {
+          cache.invalidate(volume, block, count);
+          for (const other of [...newest.keys()]) {
+            const [owner, number] = other.split('/').map(Number);
+            if (owner === volume && number >= block && number < block + count) newest.delete(other);
+          }
+        } else {
+          const slot = cache[kind](volume, block as BlockNumber);
+          if (slot < 0) continue;
+          cache.copyOut(slot, 0, BLOCK_BYTES, target, 0);
+          equal(target[0], newest.get(key), `first byte of ${key}`);
+          equal(target[BLOCK_BYTES - 1], newest.get(key), `last byte of ${key}`);
         }
-      } else {
-        const slot = cache[kind](volume, block as BlockNumber);
-        if (slot < 0) continue;
-        cache.copyOut(slot, 0, BLOCK_BYTES, target, 0);
-        equal(target[0], newest.get(key), `first byte of ${key}`);
-        equal(target[BLOCK_BYTES - 1], newest.get(key), `last byte of ${key}`);
+        if (cache.count > slots) throw new Error('more blocks than slots');
       }
-      if (cache.count > slots) throw new Error('more blocks than slots');
-    }
-  });
+    },
+  );
 });
 
 t.test('the slot allocator hands out no slot that anything refers to, and gives columns back', async t => {
@@ -242,7 +278,7 @@ t.test('the slot allocator hands out no slot that anything refers to, and gives 
     volume: fc.constantFrom(1, 2, 3),
     pick: fc.nat(1000),
   });
-  holds(t, 300, fc.array(command, { maxLength: 150 }), commands => {
+  holds(t, 300, fc.array(command, { maxLength: 150, size: 'max' }), commands => {
     const columns = new Map<string, ColumnEntry>();
     const device = newDevice(random);
     let slots = newAllocator(device, columns);
@@ -326,7 +362,13 @@ function chunkBytesOf(volume: number): number {
 
 function newDevice(random: SimRandom): Device {
   const columnCount = 4;
-  const file = new SimFile('device', FIRST_COLUMN_POSITION + columnCount * columnBytes, 'direct', new SimLoop(random), random);
+  const file = new SimFile(
+    'device',
+    FIRST_COLUMN_POSITION + columnCount * columnBytes,
+    'direct',
+    new SimLoop(random),
+    random,
+  );
   const identity = '0'.repeat(32);
   const firstColumn = FIRST_COLUMN_POSITION;
   return new Device('/sim', file, {

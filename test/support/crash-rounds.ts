@@ -4,8 +4,8 @@
  * `scripts/crash-loop`.
  */
 import { join } from 'node:path';
-import { OracleClient } from './oracle-client.ts';
 import { Oracle, OracleClock } from './oracle.ts';
+import { OracleClient } from './oracle-client.ts';
 import { type RunningServer, type ServerOptions, sledgeJson, startServer } from './server-process.ts';
 import { SimRandom } from './sim-random.ts';
 

@@ -7,6 +7,7 @@
 import { connect, type Socket } from 'node:net';
 import { ESHUTDOWN } from '../../src/base/errno.ts';
 import {
+  ClientHandshake,
   CMD_FLAG_FUA,
   CMD_FLAG_NO_HOLE,
   CMD_FLUSH,
@@ -14,7 +15,6 @@ import {
   CMD_TRIM,
   CMD_WRITE,
   CMD_WRITE_ZEROES,
-  ClientHandshake,
   encodeRequest,
   parseReplyHeader,
   REPLY_ERROR,
@@ -23,8 +23,8 @@ import {
   REPLY_MALFORMED,
   REPLY_OFFSET_DATA,
   REPLY_OFFSET_HOLE,
-  ReplyHeader,
   REQUEST_BYTES,
+  ReplyHeader,
 } from '../../src/nbd-server-protocol/index.ts';
 import type { Oracle, TrackedWrite } from './oracle.ts';
 import type { SimRandom } from './sim-random.ts';
@@ -350,7 +350,8 @@ export class OracleClient {
         }
         this.sizeBytes = handshake.agreement.sizeBytes;
         this.#socket.on('data', chunk => this.#received(chunk));
-        if (handshake.agreement.structuredReplies !== structuredReplies) this.problems.push('structured replies were not agreed as wished');
+        if (handshake.agreement.structuredReplies !== structuredReplies)
+          this.problems.push('structured replies were not agreed as wished');
         resolve();
       };
       this.#socket.on('data', receive);

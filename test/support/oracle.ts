@@ -90,7 +90,8 @@ export class Oracle {
   fill(write: TrackedWrite, offsetBytes: number, lengthBytes: number, target: Uint8Array, at: number): void {
     const view = new DataView(target.buffer, target.byteOffset + at, lengthBytes);
     const first = this.#cell(offsetBytes);
-    for (let i = 0; i < lengthBytes / this.cellBytes; i++) stamp(view, i * this.cellBytes, this.cellBytes, write.id, first + i, this.#salt);
+    for (let i = 0; i < lengthBytes / this.cellBytes; i++)
+      stamp(view, i * this.cellBytes, this.cellBytes, write.id, first + i, this.#salt);
   }
 
   writeAcked(write: TrackedWrite, durable: boolean): void {
@@ -122,7 +123,13 @@ export class Oracle {
   }
 
   /** Ends a read. Says what is wrong with what it brought, which starts at `at` of `bytes`; undefined when nothing is. */
-  readAnswered(issuedAt: number, offsetBytes: number, lengthBytes: number, bytes: Uint8Array, at: number): string | undefined {
+  readAnswered(
+    issuedAt: number,
+    offsetBytes: number,
+    lengthBytes: number,
+    bytes: Uint8Array,
+    at: number,
+  ): string | undefined {
     this.#reads.delete(issuedAt);
     const isOver = (write: TrackedWrite) => write.ackedAt < issuedAt;
     const first = this.#cell(offsetBytes);
@@ -219,11 +226,18 @@ export class Oracle {
   // --- cells -------------------------------------------------------------------------------------------------------------
 
   /** The allowed writes that have this value, or what is wrong with it. */
-  #judge(cell: number, bytes: Uint8Array, at: number, isOver: (write: TrackedWrite) => boolean): TrackedWrite[] | string {
+  #judge(
+    cell: number,
+    bytes: Uint8Array,
+    at: number,
+    isOver: (write: TrackedWrite) => boolean,
+  ): TrackedWrite[] | string {
     const history = this.#cells[cell];
     const id = idOf(bytes, at);
     if (history === undefined) {
-      return id === 0 && isZero(bytes, at, this.cellBytes) ? [NOTHING] : `cell ${cell}: never written, but reads as ${id}`;
+      return id === 0 && isZero(bytes, at, this.cellBytes)
+        ? [NOTHING]
+        : `cell ${cell}: never written, but reads as ${id}`;
     }
     const allowed = allowedOf(history, isOver);
     const matching = allowed.filter(write => (id === 0 ? write.zero : !write.zero && write.id === id));
@@ -232,7 +246,8 @@ export class Oracle {
       const of = id === 0 ? 'zeroes' : known === undefined ? `unknown ${id}` : `${id} (${describe([known])})`;
       return `cell ${cell} (byte ${cell * this.cellBytes}): reads as ${of}; allowed ${describe(allowed)}`;
     }
-    const whole = id === 0 ? isZero(bytes, at, this.cellBytes) : isStamped(bytes, at, this.cellBytes, id, cell, this.#salt);
+    const whole =
+      id === 0 ? isZero(bytes, at, this.cellBytes) : isStamped(bytes, at, this.cellBytes, id, cell, this.#salt);
     return whole ? matching : `cell ${cell}: its content is not that of one write, though it begins as of ${id}`;
   }
 
@@ -245,7 +260,8 @@ export class Oracle {
     }
     return allowedOf(
       history,
-      write => write.ackedAt < oldestRead && (this.#powerLoss ? write.durable : write.ackedAt < Number.POSITIVE_INFINITY),
+      write =>
+        write.ackedAt < oldestRead && (this.#powerLoss ? write.durable : write.ackedAt < Number.POSITIVE_INFINITY),
     );
   }
 
@@ -271,7 +287,10 @@ function allowedOf(history: readonly TrackedWrite[], isOver: (write: TrackedWrit
 
 function describe(writes: readonly TrackedWrite[]): string {
   return writes
-    .map(write => `${write.zero ? 'zeroes ' : ''}${write.id}@${write.issuedAt}–${write.ackedAt}${write.durable ? 'd' : ''}`)
+    .map(
+      write =>
+        `${write.zero ? 'zeroes ' : ''}${write.id}@${write.issuedAt}–${write.ackedAt}${write.durable ? 'd' : ''}`,
+    )
     .join(', ');
 }
 

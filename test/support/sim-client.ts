@@ -81,6 +81,13 @@ export class SimClient {
     request.send(volume);
   }
 
+  send(command: VolumeCommand, offsetBytes: number, lengthBytes: number): void {
+    const request = new ClientRequest(this, command);
+    request.offsetBytes = offsetBytes;
+    request.lengthBytes = lengthBytes;
+    request.send(this.volume);
+  }
+
   #range(withPayload: boolean, cell: number): [number, number] {
     const { random, volume } = this;
     const size = this.sizeAcked;
@@ -236,7 +243,8 @@ class ClientRequest implements VolumeRequest {
       case 'write':
       case 'writeZeroes':
       case 'trim':
-        if (errno === 0 && this.#write !== undefined) oracle.writeAcked(this.#write, this.fua || client.volume.ack === 'durable');
+        if (errno === 0 && this.#write !== undefined)
+          oracle.writeAcked(this.#write, this.fua || client.volume.ack === 'durable');
         break;
       case 'flush':
         if (errno === 0) {

@@ -134,7 +134,14 @@ export class SimFile implements DeviceFile {
   write(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
     this.#check(position, offset, length, region);
     const failed = this.#random.below(10_000) < this.faults.writePerMyriad;
-    const change: Change = { position, length, bytes: undefined, source: { region, offset }, applied: false, ended: false };
+    const change: Change = {
+      position,
+      length,
+      bytes: undefined,
+      source: { region, offset },
+      applied: false,
+      ended: false,
+    };
     this.#begin(change);
     if (this.#random.chance(50)) this.#applyThrough(change);
     this.#loop.post(() => {
@@ -148,11 +155,14 @@ export class SimFile implements DeviceFile {
   sync(request: IoRequest): void {
     // What lies in the page cache before something that counts as written is written with it.
     const last = this.#unsynced.findLastIndex(change => change.ended);
-    const covered = new Set(this.#unsynced.filter((change, i) => i <= last && (change.ended || this.mode === 'buffered')));
+    const covered = new Set(
+      this.#unsynced.filter((change, i) => i <= last && (change.ended || this.mode === 'buffered')),
+    );
     const failed = this.#random.below(10_000) < this.faults.syncPerMyriad;
     this.#loop.post(() => {
       if (!failed) {
-        for (const change of covered) applyTo(this.#stable, change);
+        // Another sync may have ended first, and newer changes of the same places with it.
+        for (const change of this.#unsynced) if (covered.has(change)) applyTo(this.#stable, change);
         this.#unsynced = this.#unsynced.filter(change => !covered.has(change));
       }
       request.ioCompleted(failed ? -EIO : 0);
@@ -207,7 +217,8 @@ export class SimFile implements DeviceFile {
 
   #begin(change: Change): void {
     for (const other of this.mode === 'direct' ? this.#underWay : []) {
-      const overlaps = change.position < other.position + other.length && other.position < change.position + change.length;
+      const overlaps =
+        change.position < other.position + other.length && other.position < change.position + change.length;
       assert(!overlaps, `two changes of ${this.name} that are under way do not overlap`);
     }
     this.#underWay.push(change);
@@ -257,7 +268,14 @@ export class SimFile implements DeviceFile {
       if (prefix ? at >= end : this.#random.chance(50)) continue;
       const part = bytes.subarray(at, at + SECTOR);
       const position = change.position + at;
-      const sector: Change = { position, length: part.length, bytes: part, source: undefined, applied: true, ended: true };
+      const sector: Change = {
+        position,
+        length: part.length,
+        bytes: part,
+        source: undefined,
+        applied: true,
+        ended: true,
+      };
       applyTo(this.#cached, sector);
       this.#unsynced.push(sector);
     }

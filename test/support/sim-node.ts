@@ -5,6 +5,7 @@
 import { BouncePool } from '../../src/base/bounce-pool.ts';
 import { EIO } from '../../src/base/errno.ts';
 import { completion } from '../../src/base/io-wait.ts';
+import { columnBytes } from '../../src/base/limits.ts';
 import { locationOf } from '../../src/base/location.ts';
 import type { Epoch, LogPosition, OpNumber, VolumeNumber } from '../../src/base/units.ts';
 import { MIB } from '../../src/base/units.ts';
@@ -21,7 +22,6 @@ import { identifySegments } from '../../src/oplog/scan.ts';
 import { columnsThatFit, Device } from '../../src/sled/device.ts';
 import { Sled } from '../../src/sled/sled.ts';
 import { FIRST_COLUMN_POSITION } from '../../src/sled/superblock.ts';
-import { columnBytes } from '../../src/base/limits.ts';
 import { BlockCache } from '../../src/volume/block-cache.ts';
 import { Overlay } from '../../src/volume/overlay.ts';
 import type { Volume } from '../../src/volume/volume.ts';
@@ -95,6 +95,10 @@ export class SimNode {
     return this.#destage;
   }
 
+  get commitsUnderWay(): number {
+    return this.#commits.length;
+  }
+
   get index(): IndexContents {
     return this.#contents;
   }
@@ -132,7 +136,17 @@ export class SimNode {
     const number = head.index.nextVolume();
     const createdAt = '2026-01-01T00:00:00.000Z';
     const lastOp = 0 as OpNumber;
-    const entry: VolumeEntry = { number, name, sizeBytes, chunkBytes, ack, readOnly: false, createdAt, state: 'present', lastOp };
+    const entry: VolumeEntry = {
+      number,
+      name,
+      sizeBytes,
+      chunkBytes,
+      ack,
+      readOnly: false,
+      createdAt,
+      state: 'present',
+      lastOp,
+    };
     const transaction = head.index.begin();
     transaction.putVolume(entry);
     transaction.putNextVolume((number + 1) as VolumeNumber);
@@ -217,7 +231,9 @@ export class SimNode {
       }
     }
     if (marked !== named.size) wrong.push(`${marked} slots are marked for ${named.size} chunks`);
-    const columns = new Set([...named].map(location => Math.floor((location * 4096 - FIRST_COLUMN_POSITION) / columnBytes)));
+    const columns = new Set(
+      [...named].map(location => Math.floor((location * 4096 - FIRST_COLUMN_POSITION) / columnBytes)),
+    );
     const total = this.options.devices * this.options.columnsPerDevice;
     // Locations of other devices are far apart, so columns are told apart by this too.
     if (head.slots.freeColumns !== total - columns.size) {

@@ -38,6 +38,15 @@ function encoded(value: Superblock = superblock): Uint8Array {
   return bytes;
 }
 
+/** Made with another program, from the table in `sled/superblock.ts`. */
+const GOLDEN: readonly string[] = [
+  '534c454447450d0a010000005f7e6fef',
+  '00112233445566778899aabbccddeeff',
+  'f0e1d2c3b4a5968778695a4b3c2d1e0f',
+  '03000000100000000000100000000000',
+  '05000000020000000700000000000000',
+];
+
 t.test('a superblock has the bytes that the format says', t => {
   const bytes = encoded();
   t.same(Buffer.from(bytes.subarray(0, 80)).toString('hex').match(/.{32}/g), GOLDEN);
@@ -45,8 +54,6 @@ t.test('a superblock has the bytes that the format says', t => {
   t.same(decodeSuperblock(bytes, addon), { kind: 'valid', superblock });
   t.end();
 });
-
-const GOLDEN: readonly string[] = [];
 
 t.test('a superblock with any one bit turned over is not valid', t => {
   const kinds = new Map<string, number>();

@@ -1,0 +1,261 @@
+/**
+ * The process that keeps a device: makes it, or adopts it, and supervises it until it is detached. This is the wiring of
+ * `attach/supervisor.ts`: kernel, sockets, clock and record. Called by `sledge attach --foreground`, which is also what
+ * runs in the background.
+ *
+ * The device's record is written as soon as the device is there, and by its supervisor only. When it ends by a signal the
+ * record stays, for whoever adopts the device.
+ */
+import { randomUUID } from 'node:crypto';
+import type { ServerLog } from '../admin/log.ts';
+import { deviceGeometry } from '../attach/device-geometry.ts';
+import { type AttachOptions, type DeviceRecord, devicePath } from '../attach/device-record.ts';
+import { TIMEOUT_SECONDS_MAX } from '../attach/nbd-netlink.ts';
+import { ReconnectPolicy } from '../attach/reconnect-policy.ts';
+import { type Connection, Supervisor, type SupervisorEnd, type SupervisorReport } from '../attach/supervisor.ts';
+import { SledgeError } from '../base/errors.ts';
+import { formatNbdUri } from '../nbd-server-protocol/uri.ts';
+import { AttachConnector, type FirstConnection } from '../platform/attach-connector.ts';
+import { type AttachDirectory, isCurrent, isSupervised } from '../platform/attach-directory.ts';
+import { runTool } from '../platform/child-process.ts';
+import { hasDeviceNode, isConnected, processStart } from '../platform/nbd-devices.ts';
+import { NbdKernel } from '../platform/nbd-kernel.ts';
+import { SystemClock } from '../platform/system-clock.ts';
+import { findServer, tlsMaterial } from './attach-server.ts';
+
+export interface SupervisedProcess {
+  readonly directory: AttachDirectory;
+  readonly pid: number;
+  readonly log: ServerLog;
+  /** Aborted by SIGINT and SIGTERM. */
+  readonly signal: AbortSignal;
+  /** The device can be used. */
+  ready(record: DeviceRecord): void;
+}
+
+/** Makes a device and supervises it to its end. */
+export async function superviseNew(
+  options: AttachOptions,
+  index: number | undefined,
+  around: SupervisedProcess,
+): Promise<SupervisorEnd> {
+  refuseTwice(options, around.directory);
+  const kernel = openKernel();
+  try {
+    if (index !== undefined && isConnected(index)) {
+      throw new SledgeError('device-in-use', `${devicePath(index)} is connected already`, {
+        hint: 'Detach it first, or leave the device out to get one that is free.',
+      });
+    }
+    const connector = await AttachConnector.make(() => findServer(options), tlsMaterial(options));
+    around.directory.prepare();
+    const device = new SupervisedKernelDevice(kernel, around);
+    const record = await makeDevice(kernel, connector, options, index, around.pid);
+    device.record = record;
+    around.log.info({ device: devicePath(record.index), server: formatNbdUri(connector.uri) }, 'attached');
+    return await device.supervise(connector, false);
+  } finally {
+    kernel.close();
+  }
+}
+
+/** Takes over a device whose supervisor is gone. Throws `already-attached` where it is not. */
+export async function superviseAdopted(record: DeviceRecord, around: SupervisedProcess): Promise<SupervisorEnd> {
+  if (isSupervised(record)) {
+    throw new SledgeError('already-attached', `process ${record.pid} takes care of ${devicePath(record.index)}`, {
+      hint: 'A device has one supervisor: end that one first if another is to take over.',
+    });
+  }
+  const kernel = openKernel();
+  try {
+    const { options } = record;
+    const tls = tlsMaterial(options);
+    const find = () => findServer(options);
+    const connector = await connectorFor(find, options, tls);
+    const device = new SupervisedKernelDevice(kernel, around);
+    device.record = { ...record, pid: around.pid, pidStart: processStart(around.pid) ?? 0 };
+    around.log.info({ device: devicePath(record.index) }, 'adopted');
+    return await device.supervise(connector, true);
+  } finally {
+    kernel.close();
+  }
+}
+
+/** The server may well be down while a device is adopted; its address is then found out with the first try. */
+async function connectorFor(
+  find: () => ReturnType<typeof findServer>,
+  options: AttachOptions,
+  tls: ReturnType<typeof tlsMaterial>,
+): Promise<AttachConnector> {
+  try {
+    return await AttachConnector.make(find, tls);
+  } catch (error) {
+    if (!(error instanceof SledgeError) || options.target.kind === 'uri') throw error;
+    return AttachConnector.at({ endpoint: { kind: 'unix', path: '/' }, tls: false, exportName: '' }, find, tls);
+  }
+}
+
+/** Loads the module where it is missing and may be loaded. */
+function openKernel(): NbdKernel {
+  try {
+    return new NbdKernel();
+  } catch (error) {
+    if (!(error instanceof SledgeError) || error.code !== 'no-nbd-driver') throw error;
+    if (!runTool('modprobe', 'nbd')) throw error;
+    return new NbdKernel();
+  }
+}
+
+/** Two devices of one volume, each with a cache of its own in the kernel, would ruin a file system. */
+function refuseTwice(options: AttachOptions, directory: AttachDirectory): void {
+  for (const record of directory.list()) {
+    const isSame = JSON.stringify(record.options.target) === JSON.stringify(options.target);
+    if (record.options.name === options.name || (isSame && !(options.readOnly && record.options.readOnly))) {
+      throw new SledgeError('already-attached', `${options.name} is attached as ${devicePath(record.index)}`);
+    }
+  }
+}
+
+async function makeDevice(
+  kernel: NbdKernel,
+  connector: AttachConnector,
+  options: AttachOptions,
+  wantedIndex: number | undefined,
+  pid: number,
+): Promise<DeviceRecord> {
+  const connections: Connection[] = [];
+  try {
+    const first: FirstConnection = await connector.connect();
+    connections.push(first);
+    const { sizeBytes } = first;
+    const { blockBytes, transmissionFlags } = deviceGeometry(first, options.connections, options.readOnly);
+    while (connections.length < options.connections) connections.push(await connector.connect());
+    const backend = `sledge:${randomUUID()}`;
+    const index = kernel.connect({
+      index: wantedIndex,
+      sizeBytes,
+      blockBytes,
+      transmissionFlags,
+      requestTimeoutSeconds: options.requestTimeoutSeconds,
+      deadTimeoutSeconds: options.deadTimeoutSeconds ?? TIMEOUT_SECONDS_MAX,
+      backend,
+      sockets: connections.map(connection => connection.socket),
+    });
+    const now = new Date().toISOString();
+    return {
+      format: 1,
+      index,
+      backend,
+      options,
+      sizeBytes,
+      transmissionFlags,
+      pid,
+      pidStart: processStart(pid) ?? 0,
+      state: 'connected',
+      stateSince: now,
+      reconnects: 0,
+      lastError: '',
+      attachedAt: now,
+    };
+  } finally {
+    for (const connection of connections) connection.release();
+  }
+}
+
+/** One device under supervision. Listens for dead connections from its making on, so that none is missed. */
+class SupervisedKernelDevice {
+  /** Set once, before `supervise`. */
+  record!: DeviceRecord;
+  readonly #kernel: NbdKernel;
+  readonly #around: SupervisedProcess;
+  readonly #clock = new SystemClock();
+  #supervisor: Supervisor | undefined;
+  /** Events that came before there was a supervisor to tell, by device. */
+  readonly #early: number[] = [];
+
+  constructor(kernel: NbdKernel, around: SupervisedProcess) {
+    this.#kernel = kernel;
+    this.#around = around;
+    kernel.watchLinks(
+      index => this.#linkDied(index),
+      () => this.#linkDied(this.record.index),
+    );
+  }
+
+  async supervise(connector: AttachConnector, isAdopted: boolean): Promise<SupervisorEnd> {
+    const { directory, log, signal } = this.#around;
+    const { index, backend, options } = this.record;
+    directory.write(this.record);
+    await this.#deviceNode();
+    const end = await new Promise<SupervisorEnd>(resolve => {
+      const supervisor = new Supervisor(
+        {
+          kernel: {
+            reconfigure: change => this.#kernel.reconfigure({ index, backend, ...change }),
+            isAttached: () => isCurrent(this.record),
+          },
+          connector,
+          clock: this.#clock,
+          policy: new ReconnectPolicy(Math.random),
+          isInCharge: () => this.#isInCharge(),
+          changed: report => this.#changed(report),
+          ended: resolve,
+          log: (level, message) => log[level]({ device: devicePath(index) }, message),
+        },
+        {
+          connections: options.connections,
+          sizeBytes: this.record.sizeBytes,
+          transmissionFlags: this.record.transmissionFlags,
+          isAdopted,
+        },
+      );
+      this.#supervisor = supervisor;
+      signal.addEventListener('abort', () => supervisor.stop());
+      supervisor.start();
+      for (const early of this.#early) this.#linkDied(early);
+      this.#around.ready(this.record);
+      if (signal.aborted) supervisor.stop();
+    });
+    if (end === 'detached') directory.remove(index);
+    log.info({ device: devicePath(index) }, end);
+    return end;
+  }
+
+  #linkDied(index: number): void {
+    if (this.#supervisor === undefined) this.#early.push(index);
+    else if (index === this.record.index) this.#supervisor.linkDied();
+  }
+
+  #isInCharge(): boolean {
+    const record = this.#around.directory.read(this.record.index);
+    return record === undefined || (record.pid === this.record.pid && record.pidStart === this.record.pidStart);
+  }
+
+  #changed(report: SupervisorReport): void {
+    if (report.state === 'ended') return;
+    const isNew = report.state !== this.record.state;
+    this.record = {
+      ...this.record,
+      state: report.state,
+      stateSince: isNew ? new Date().toISOString() : this.record.stateSince,
+      sizeBytes: report.sizeBytes,
+      reconnects: report.reconnects,
+      lastError: report.lastError,
+    };
+    try {
+      this.#around.directory.write(this.record);
+    } catch (error) {
+      // The device matters, its record does not.
+      this.#around.log.warn({ err: error }, 'the record could not be written');
+    }
+  }
+
+  /** udev or devtmpfs makes the node; in a container nobody may. */
+  async #deviceNode(): Promise<void> {
+    for (let tries = 0; tries < 100 && !hasDeviceNode(this.record.index); tries++) {
+      await new Promise<void>(resolve => this.#clock.after(20, resolve));
+    }
+    if (hasDeviceNode(this.record.index)) return;
+    this.#around.log.warn({ device: devicePath(this.record.index) }, 'the device has no node in /dev');
+  }
+}

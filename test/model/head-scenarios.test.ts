@@ -1,0 +1,82 @@
+/** Bugs that the random runs of `head.test.ts` have found, each as the short story that it comes down to. */
+import t from 'tap';
+import { completion } from '../../src/base/io-wait.ts';
+import { columnBytes } from '../../src/base/limits.ts';
+import { locationOf } from '../../src/base/location.ts';
+import { KIB } from '../../src/base/units.ts';
+import { Device } from '../../src/sled/device.ts';
+import { Sled } from '../../src/sled/sled.ts';
+import { FIRST_COLUMN_POSITION } from '../../src/sled/superblock.ts';
+import { Oracle } from '../support/oracle.ts';
+import { SimClient } from '../support/sim-client.ts';
+import { SimFile } from '../support/sim-file.ts';
+import { SimLoop, settled } from '../support/sim-loop.ts';
+import { SimNode } from '../support/sim-node.ts';
+import { SimRandom } from '../support/sim-random.ts';
+
+t.test('a sync of the devices waits for the one that somebody else has begun', async t => {
+  const random = new SimRandom(1);
+  const loop = new SimLoop(random);
+  const file = new SimFile('device', FIRST_COLUMN_POSITION + columnBytes, 'direct', loop, random);
+  const identity = '0'.repeat(32);
+  const firstColumn = FIRST_COLUMN_POSITION;
+  const superblock = {
+    node: identity,
+    device: identity,
+    number: 0,
+    columnBytes,
+    firstColumn,
+    columnCount: 1,
+    serial: 1,
+  };
+  const sled = new Sled();
+  sled.add(new Device('/sim', file, superblock));
+  await loop.until(completion(request => sled.syncData(request)));
+
+  sled.wrote(locationOf(0, FIRST_COLUMN_POSITION));
+  let ended = 0;
+  const request = { ioCompleted: (result: number) => (ended += result === 0 ? 1 : 100) };
+  sled.syncData(request);
+  sled.syncData(request);
+  await settled();
+  t.equal(ended, 0, 'neither is done while nothing is on stable storage');
+  while (await loop.turn()) {
+    // Until both have ended.
+  }
+  t.equal(ended, 2);
+
+  sled.wrote(locationOf(0, FIRST_COLUMN_POSITION));
+  sled.syncData(request);
+  sled.wrote(locationOf(0, FIRST_COLUMN_POSITION));
+  while (await loop.turn()) {
+    // The sync does not cover the second write.
+  }
+  t.equal(ended, 3);
+  sled.syncData(request);
+  await settled();
+  t.equal(ended, 3, 'what was written while a sync was under way is synced by the next one');
+});
+
+t.test('who waits for rows of the overlay goes on when a commit gives back what it did not need', async t => {
+  const random = new SimRandom(2);
+  const node = new SimNode(random, {
+    segmentBytes: 1024 * KIB,
+    logSegments: 4,
+    cacheBytes: 64 * KIB,
+    overlayRows: 300,
+    bounceBuffers: 4,
+    devices: 1,
+    columnsPerDevice: 4,
+    canDiscard: true,
+  });
+  await node.boot();
+  const volume = await node.createVolume('v', 1024 * KIB, 256 * KIB, 'written');
+  // Nothing but commits may come to their help.
+  await node.loop.until(node.destage.stop());
+  const client = new SimClient(volume, new Oracle(4096, 1, false), random);
+  // Each reserves 128 rows for the edges that a range may have, and none of these has any.
+  for (let i = 0; i < 8; i++) client.send('trim', 0, volume.sizeBytes);
+  for (let i = 0; i < 200 && client.inFlight > 0; i++) await node.loop.turn();
+  t.equal(client.inFlight, 0, 'all are answered');
+  t.same(client.problems, []);
+});
