@@ -25,6 +25,8 @@ export const nbdOptionsPerHandshakeMax = 1024;
 export const nbdMetaContextsMax = 64;
 /** Time from accept to the transmission phase. */
 export const nbdHandshakeTimeoutMs = 15_000;
+/** A server that is told to stop answers what it has; after this it gives up on clients that do not take their answers. */
+export const nbdDrainTimeoutMs = 75_000;
 export const nbdConnectionsMax = 512;
 /** Requests of one connection between their arrival and their reply. */
 export const nbdRequestsInFlightMax = 256;

@@ -171,11 +171,24 @@ async function serveUntil(
   } finally {
     // In this order, so that nobody changes volumes of a node that is on its way out.
     await control?.stop();
-    await node.stop();
+    await stopNode(node, context, log);
   }
   log.info({}, 'stopped');
   if (json) context.out(`${JSON.stringify({ event: 'stopped' })}\n`);
   return EXIT_DONE;
+}
+
+/** A node that cannot stop in order still has clients and files open: only the end of the process ends those. */
+async function stopNode(node: RunningNode, context: CommandContext, log: ServerLog): Promise<void> {
+  try {
+    await node.stop();
+  } catch (error) {
+    if (!(error instanceof SledgeError)) throw error;
+    log.error({ code: error.code }, error.message);
+    log.flush();
+    context.exitNow(EXIT_FAILED);
+    throw error;
+  }
 }
 
 function announce(node: RunningNode, options: NodeOptions, json: boolean, context: CommandContext): void {

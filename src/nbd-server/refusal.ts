@@ -18,7 +18,6 @@ export function makeRefusal(error: number, text: string): Refusal {
   return { error, text: nbd.encodeText(text, REFUSAL_TEXT_BYTES_MAX) };
 }
 
-
 const REPORTED_EIO = makeRefusal(nbd.NBD_EIO, 'the volume reported EIO');
 const REPORTED = new Map<number, Refusal>(
   [nbd.NBD_EPERM, nbd.NBD_ENOMEM, nbd.NBD_EINVAL, nbd.NBD_ENOSPC, nbd.NBD_ENOTSUP, nbd.NBD_ESHUTDOWN].map(error => [

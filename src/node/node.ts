@@ -8,7 +8,7 @@ import { sledgeVersion } from '../admin/version.ts';
 import { errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import { completion } from '../base/io-wait.ts';
-import { volumeCountMax } from '../base/limits.ts';
+import { nbdDrainTimeoutMs, volumeCountMax } from '../base/limits.ts';
 import type { Epoch, OpNumber, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES, formatBytes } from '../base/units.ts';
 import type { Destage } from '../head/destage.ts';
@@ -307,13 +307,31 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     this.#rates.stop();
     this.#loopDelay.disable();
     for (const listener of this.#listeners) await listener.close();
-    await this.#server?.drain();
+    const drained = await this.#drained();
     const errno = await head.flush();
     if (errno !== 0) log.error({ errno: errnoName(errno) }, 'what was written last is not durable');
     await destage.stop();
     await head.log.close();
     await this.#parts.space.stop();
+    if (!drained) {
+      const why =
+        head.waitingWrites > 0 ? 'writes wait for room that does not come' : 'clients do not take their replies';
+      throw new SledgeError('io', `stopped without answering every request: ${why}`);
+    }
     for (const close of closers) await close();
+  }
+
+  /** Waits until clients are answered and gone, but not for ever. */
+  async #drained(): Promise<boolean> {
+    const { platform } = this.#parts;
+    let cancel = () => {};
+    const deadline = new Promise<boolean>(resolve => {
+      cancel = platform.after(nbdDrainTimeoutMs, () => resolve(false));
+    });
+    const drained = this.#server?.drain().then(() => true) ?? Promise.resolve(true);
+    const result = await Promise.race([drained, deadline]);
+    cancel();
+    return result;
   }
 }
 

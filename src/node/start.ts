@@ -70,10 +70,14 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   closers.unshift(() => directory.close());
   const platform = createIoPlatform();
   closers.unshift(() => platform.close());
-  const { devices, close } = await openDevices(platform, directory, options.devices);
-  closers.unshift(close);
+  if (directory.node.devices.length > 0 && !LmdbIndex.exists(directory.indexPath)) {
+    const hint = 'Bring it back from a backup: without it nobody knows what lies where on the devices.';
+    throw new SledgeError('corrupt', `the index of ${directory.path} is missing`, { hint });
+  }
   const index = new LmdbIndex(directory.indexPath);
   closers.unshift(() => index.close());
+  const { devices, close } = await openDevices(platform, directory, options.devices);
+  closers.unshift(close);
   checkAborted();
   const segments = new SegmentFiles(platform, directory.logPath, logSegmentBytes);
   closers.unshift(() => segments.close());

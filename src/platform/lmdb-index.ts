@@ -10,7 +10,7 @@
  * All puts of one event turn become one LMDB transaction, and its promise resolves when that is durable: overlapping
  * syncs are switched off, so that a commit means what it says.
  */
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { open, type RootDatabase } from 'lmdb';
 import { EIO } from '../base/errno.ts';
@@ -39,6 +39,10 @@ export class LmdbIndex implements IndexStore {
   /** LMDB takes a key's bytes at once, so one buffer serves all look-ups. */
   readonly #key = Buffer.alloc(KEY_BYTES);
   #failed = false;
+
+  static exists(directory: string): boolean {
+    return existsSync(join(directory, FILE));
+  }
 
   /** Opens the index in `directory`, which exists; makes it when it is missing. */
   constructor(directory: string) {

@@ -202,6 +202,7 @@ t.test('a chunk that is trimmed and written again while a destage begins is dest
   await pump(rig.loop, rig.destage.all());
   await rig.write(5 * CHUNK, 4096, 5);
   await rig.do('trim', 0, CHUNK);
+  await rig.write(4096, 4096, 6);
   rig.gate.held = [];
   const all = rig.destage.all();
   await rig.settle();
