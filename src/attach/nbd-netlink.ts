@@ -15,9 +15,9 @@ import {
   AttributeList,
   type Attributes,
   encodeGenericRequest,
+  type NetlinkMessage,
   NLM_F_ACK,
   NLM_F_REQUEST,
-  type NetlinkMessage,
 } from './netlink-message.ts';
 
 // --- the controller, which knows families by their names ---
@@ -133,7 +133,8 @@ export function encodeDisconnect(family: number, sequence: number, index: number
 
 /** The number of the device one of whose connections has died; undefined for any other message. */
 export function parseLinkDead(family: number, message: NetlinkMessage): number | undefined {
-  if (message.kind !== 'generic' || message.family !== family || message.command !== COMMAND_LINK_DEAD) return undefined;
+  if (message.kind !== 'generic' || message.family !== family || message.command !== COMMAND_LINK_DEAD)
+    return undefined;
   return message.attributes.number(INDEX);
 }
 

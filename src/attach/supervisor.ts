@@ -72,15 +72,15 @@ export interface SupervisedDevice {
   readonly transmissionFlags: number;
   /** Of an adopted device nobody knows which connections live: each is offered a successor. */
   readonly isAdopted: boolean;
+  /** How often the volume's size is asked for, and the device looked at. */
+  readonly inquiryMs: number;
 }
-
-/** A grown volume is seen after this time at the latest. */
-export const INQUIRY_MS = 2000;
 
 export class Supervisor {
   readonly #ports: SupervisorPorts;
   readonly #connections: number;
   readonly #transmissionFlags: number;
+  readonly #inquiryMs: number;
   #state: SupervisorState = 'connected';
   #sizeBytes: number;
   /** Connections that have died and have no successor yet. */
@@ -99,6 +99,7 @@ export class Supervisor {
     this.#connections = device.connections;
     this.#sizeBytes = device.sizeBytes;
     this.#transmissionFlags = device.transmissionFlags;
+    this.#inquiryMs = device.inquiryMs;
     this.#missing = device.isAdopted ? device.connections : 0;
   }
 
@@ -211,7 +212,7 @@ export class Supervisor {
   }
 
   #scheduleTick(): void {
-    this.#cancelTick = this.#ports.clock.after(INQUIRY_MS, () => this.#tick());
+    this.#cancelTick = this.#ports.clock.after(this.#inquiryMs, () => this.#tick());
   }
 
   #tick(): void {

@@ -82,6 +82,8 @@ export const destageBatchChunks = 2048;
 export const destageWritesInFlight = 64;
 /** Replaced slots that wait for the log's cut; beyond that the log is cut before it is full. */
 export const retiredChunksMax = 32 * 1024;
+/** Less than this in replaced slots is no reason to cut the log, however little is free. */
+export const retiredBytesMin = 8 * MIB;
 /** Chunks that bulk records behind the cut name. */
 export const namedChunksMax = 256 * 1024;
 

@@ -23,6 +23,10 @@ import { NbdKernel } from '../platform/nbd-kernel.ts';
 import { SystemClock } from '../platform/system-clock.ts';
 import { findServer, tlsMaterial } from './attach-server.ts';
 
+/** A grown volume is seen after this time at the latest. A handshake of TLS costs more than one in clear. */
+const INQUIRY_MS = 2000;
+const TLS_INQUIRY_MS = 5000;
+
 export interface SupervisedProcess {
   readonly directory: AttachDirectory;
   readonly pid: number;
@@ -207,6 +211,7 @@ class SupervisedKernelDevice {
           sizeBytes: this.record.sizeBytes,
           transmissionFlags: this.record.transmissionFlags,
           isAdopted,
+          inquiryMs: connector.uri.tls ? TLS_INQUIRY_MS : INQUIRY_MS,
         },
       );
       this.#supervisor = supervisor;

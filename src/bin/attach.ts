@@ -2,16 +2,15 @@
  * `sledge attach`: makes a block device of a volume. Returns when the device is ready; a supervisor goes on in the
  * background, in a process of its own, and gives the device a new connection whenever one dies.
  */
-import { writeSync } from 'node:fs';
+import { closeSync, writeSync } from 'node:fs';
 import { errorBody, errorOfBody } from '../admin/error-status.ts';
-import { createLog } from '../admin/log.ts';
 import { type AttachOptions, type DeviceRecord, deviceIndex, devicePath } from '../attach/device-record.ts';
 import { SledgeError } from '../base/errors.ts';
 import { formatBytes } from '../base/units.ts';
 import { AttachDirectory, isSupervised } from '../platform/attach-directory.ts';
 import { READY_DESCRIPTOR, runTool, startInBackground } from '../platform/child-process.ts';
 import { attachArguments, attachWords } from './attach-arguments.ts';
-import { type SupervisedProcess, superviseAdopted, superviseNew } from './attach-supervisor.ts';
+import type { SupervisedProcess } from './attach-supervisor.ts';
 import { persistUnit } from './attach-unit.ts';
 import { type Command, type CommandContext, type CommandInput, EXIT_DONE, usage } from './command.ts';
 import { formatDuration, formatTable } from './table.ts';
@@ -26,7 +25,12 @@ export const attachCommand: Command = {
   optionalPositionals: ['NAME', '/dev/nbdN'],
   options: [
     { name: 'from', value: 'URI', help: 'any NBD server; NAME is then just how the device is called' },
-    { name: 'data', value: 'DIR', default: './data', help: 'data directory of the running server that has volume NAME' },
+    {
+      name: 'data',
+      value: 'DIR',
+      default: './data',
+      help: 'data directory of the running server that has volume NAME',
+    },
     { name: 'connections', value: 'N', default: '1', help: 'connections, as far as the server allows several' },
     { name: 'timeout', value: 'SECONDS', help: 'I/O fails after waiting this long for a lost server; default: never' },
     {
@@ -112,6 +116,7 @@ async function inBackground(
 
 async function foreground(directory: AttachDirectory, input: CommandInput, context: CommandContext): Promise<number> {
   const isBackground = context.env[BACKGROUND] === '1';
+  const { createLog } = await import('../admin/log.ts');
   const log = createLog(input.json ? 'json' : 'text', 'info');
   const controller = new AbortController();
   const stop = (): void => controller.abort();
@@ -144,6 +149,8 @@ async function foreground(directory: AttachDirectory, input: CommandInput, conte
 }
 
 async function supervise(around: SupervisedProcess, input: CommandInput): Promise<void> {
+  // Whoever only starts one in the background does not wait for all that a supervisor needs.
+  const { superviseAdopted, superviseNew } = await import('./attach-supervisor.ts');
   const [name] = input.positionals;
   if (input.flag('adopt')) {
     if (name === undefined) throw usage(attachCommand, 'with --foreground, --adopt needs to be told which device');
@@ -162,6 +169,7 @@ async function supervise(around: SupervisedProcess, input: CommandInput): Promis
 function tellReady(answer: object): void {
   try {
     writeSync(READY_DESCRIPTOR, `${JSON.stringify(answer)}\n`);
+    closeSync(READY_DESCRIPTOR);
   } catch {
     // Whoever started this did not wait for it.
   }

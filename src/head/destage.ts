@@ -182,13 +182,13 @@ export class Destage implements DestageControl {
   #isFull(): boolean {
     const { log, overlay, slots } = this.#head;
     if (log.usedBytes > log.limitBytes * destageFillStart || overlay.fill > destageFillStart) return true;
-    return slots.retiredCount > retiredChunksMax || slots.namedCount > namedChunksMax;
+    return slots.retiredCount > retiredChunksMax || slots.namedCount > namedChunksMax || slots.isShort;
   }
 
   #isLow(): boolean {
     const { log, overlay, slots } = this.#head;
     if (log.usedBytes > log.limitBytes * destageFillLow || overlay.fill > destageFillLow) return false;
-    return slots.retiredCount <= retiredChunksMax / 2 && slots.namedCount <= namedChunksMax / 2;
+    return slots.retiredCount <= retiredChunksMax / 2 && slots.namedCount <= namedChunksMax / 2 && !slots.isShort;
   }
 
   /** The oldest operation has waited long enough: everything that was there when the timer was set goes. */
@@ -253,6 +253,7 @@ export class Destage implements DestageControl {
   // --- a step ------------------------------------------------------------------------------------------------------------
 
   async #step(): Promise<void> {
+    this.#refuseFailedIndex();
     const { log } = this.#head;
     const segment = Math.floor(log.cut / log.segmentBytes);
     const segmentEnd = (segment + 1) * log.segmentBytes;
@@ -315,8 +316,13 @@ export class Destage implements DestageControl {
     if ((await this.#head.flush()) !== 0) throw new DestageStuck('the op log cannot be synced');
   }
 
-  async #commit(transaction: IndexTransaction): Promise<void> {
+  /** To be called before slots are marked for a transaction: marks of one that is never made would stay. */
+  #refuseFailedIndex(): void {
     if (this.#indexFailed) throw new DestageStuck('the index could not be written', 'for good');
+  }
+
+  async #commit(transaction: IndexTransaction): Promise<void> {
+    this.#refuseFailedIndex();
     this.#head.slots.store(transaction);
     const result = await completion(request => transaction.commit(request));
     if (result >= 0) return;
@@ -341,6 +347,7 @@ export class Destage implements DestageControl {
   /** Removes some of the index entries of chunks [from, end); returns from where to go on. */
   async removeIndexed(volume: Volume, from: number, end: number): Promise<number> {
     const { index, overlay, slots } = this.#head;
+    this.#refuseFailedIndex();
     const transaction = index.begin();
     const removed: [ChunkNumber, Location][] = [];
     let next = end;
@@ -530,6 +537,7 @@ export class Destage implements DestageControl {
 
   async #storeTasks(tasks: readonly Task[]): Promise<void> {
     const { index, slots } = this.#head;
+    this.#refuseFailedIndex();
     const transaction = index.begin();
     for (const task of tasks) {
       const { volume, chunk, indexed, entry } = task;

@@ -13,7 +13,7 @@
  * - A slot whose content was dropped is in use until its space has been given back.
  */
 import { assert } from '../base/assert.ts';
-import { columnBytes } from '../base/limits.ts';
+import { columnBytes, retiredBytesMin } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
 import { locationDevice, locationOf, locationPosition } from '../base/location.ts';
 import { RingQueue } from '../base/ring-queue.ts';
@@ -69,6 +69,7 @@ export class SlotAllocator {
   readonly #volumes = new Map<VolumeNumber, VolumeSpace>();
   readonly #devices: DeviceSpace[] = [];
   readonly #retired = new RingQueue<Retired>();
+  #retiredBytes = 0;
   /** Slots that bulk records behind the cut name, with the end of the newest such record, oldest first. */
   readonly #named = new Map<Location, LogPosition>();
   #cut = 0 as LogPosition;
@@ -131,6 +132,11 @@ export class SlotAllocator {
 
   get retiredCount(): number {
     return this.#retired.length;
+  }
+
+  /** More space waits for the log's cut than is free: the destage should go on before there is none. */
+  get isShort(): boolean {
+    return this.#retiredBytes > Math.max(retiredBytesMin, this.freeColumns * columnBytes);
   }
 
   /** A slot for one chunk of the volume; undefined when all devices are full. Slots follow one another if they can. */
@@ -236,8 +242,12 @@ export class SlotAllocator {
     const column = this.#columnOf(location);
     assert(testBit(column.used, this.#slotOf(column, location)), 'a slot is retired once');
     this.#spaceOf(column.volume, column.chunkBytes).usedSlots--;
-    if (until <= this.#cut) this.#letGo(location, dropped);
-    else this.#retired.push({ location, until, dropped });
+    if (until <= this.#cut) {
+      this.#letGo(location, dropped);
+      return;
+    }
+    this.#retired.push({ location, until, dropped });
+    this.#retiredBytes += column.chunkBytes;
   }
 
   /** A slot that no record ever named: free at once. */
@@ -256,6 +266,7 @@ export class SlotAllocator {
     }
     for (let next = this.#retired.peek(); next !== undefined && next.until <= cut; next = this.#retired.peek()) {
       this.#retired.shift();
+      this.#retiredBytes -= this.#columnOf(next.location).chunkBytes;
       this.#letGo(next.location, next.dropped);
     }
   }

@@ -150,9 +150,13 @@ function refusal(handshake: ClientHandshake, uri: NbdUri): SledgeError {
     case 0:
       return new SledgeError('protocol-error', `${place}: ${handshake.failure}`);
     case REP_ERR_UNKNOWN:
-      return new SledgeError('volume-unknown', `the server of ${place} has no volume ${JSON.stringify(uri.exportName)}`, {
-        hint: 'List what a server has with `sledge volume list` or `nbdinfo --list`.',
-      });
+      return new SledgeError(
+        'volume-unknown',
+        `the server of ${place} has no volume ${JSON.stringify(uri.exportName)}`,
+        {
+          hint: 'List what a server has with `sledge volume list` or `nbdinfo --list`.',
+        },
+      );
     case REP_ERR_TLS_REQD:
       return new SledgeError('not-supported', `the server of ${place} wants TLS`, {
         hint: 'Give --tls-certificates or --tls-psk, and with --from a URI that begins with nbds.',

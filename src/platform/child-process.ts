@@ -2,14 +2,18 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { closeSync, fstatSync, openSync } from 'node:fs';
 import type { Readable } from 'node:stream';
+import { EPERM } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
+import { errnoOf, systemError } from './system-error.ts';
+
+const EACCES = 13;
 
 /** The child writes one line to this descriptor when it is ready, or cannot become so. */
 export const READY_DESCRIPTOR = 3;
 const LOG_BYTES_MAX = 1024 * 1024;
 
 /**
- * Starts a process that outlives this one, with its outputs appended to a log, and gives the first line that it writes to
+ * Starts a process that outlives this one, away from any directory that may be unmounted, with its outputs appended to a log, and gives the first line that it writes to
  * READY_DESCRIPTOR. Rejects with `io` where it ends without one.
  */
 export async function startInBackground(
@@ -19,7 +23,7 @@ export async function startInBackground(
   logPath: string,
 ): Promise<string> {
   const log = openLog(logPath);
-  const child = spawn(program, args, { detached: true, stdio: ['ignore', log, log, 'pipe'], env });
+  const child = spawn(program, args, { detached: true, stdio: ['ignore', log, log, 'pipe'], env, cwd: '/' });
   closeSync(log);
   const ended = new Promise<string>(resolve => {
     child.once('error', error => resolve(error.message));
@@ -46,8 +50,14 @@ export function runTool(program: string, ...args: string[]): boolean {
 
 /** Appended to, and begun anew once it is long. */
 function openLog(path: string): number {
-  const fd = openSync(path, 'a', 0o644);
-  if (fstatSync(fd).size < LOG_BYTES_MAX) return fd;
-  closeSync(fd);
-  return openSync(path, 'w', 0o644);
+  try {
+    const fd = openSync(path, 'a', 0o644);
+    if (fstatSync(fd).size < LOG_BYTES_MAX) return fd;
+    closeSync(fd);
+    return openSync(path, 'w', 0o644);
+  } catch (error) {
+    const errno = errnoOf(error);
+    const code = errno === EPERM || errno === EACCES ? 'not-permitted' : 'io';
+    throw systemError(code, `the log ${path} cannot be written`, errno, error);
+  }
 }

@@ -5,9 +5,7 @@
  * The kernel does what a request asks for before `send` returns, so that the answers lie ready to be read: requests are
  * plain calls. Events come on a socket of their own, or a request would have to be told from them.
  */
-import { assert } from '../base/assert.ts';
-import { EPERM } from '../base/errno.ts';
-import { SledgeError } from '../base/errors.ts';
+
 import {
   type ConnectRequest,
   encodeConnect,
@@ -21,6 +19,9 @@ import {
   type ReconfigureRequest,
 } from '../attach/nbd-netlink.ts';
 import { type NetlinkMessage, parseDatagram } from '../attach/netlink-message.ts';
+import { assert } from '../base/assert.ts';
+import { EPERM } from '../base/errno.ts';
+import { SledgeError } from '../base/errors.ts';
 import { addon, type NativeWatch } from './addon.ts';
 import { systemError } from './system-error.ts';
 

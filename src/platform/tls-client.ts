@@ -40,7 +40,8 @@ export function loadClientPsk(path: string, user: string | undefined): TlsClient
         // Node hands pre-shared keys to OpenSSL by the interface of TLS 1.2.
         minVersion: 'TLSv1.2',
         maxVersion: 'TLSv1.2',
-        ciphers: 'ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:DHE-PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384',
+        ciphers:
+          'ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:DHE-PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384',
         pskCallback: () => ({ identity: identity as string, psk }),
         // The key itself says who the server is.
         checkServerIdentity: () => undefined,

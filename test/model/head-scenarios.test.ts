@@ -11,7 +11,7 @@ import { Oracle } from '../support/oracle.ts';
 import { SimClient } from '../support/sim-client.ts';
 import { SimFile } from '../support/sim-file.ts';
 import { SimLoop, settled } from '../support/sim-loop.ts';
-import { SimNode } from '../support/sim-node.ts';
+import { NO_TROUBLE, SimNode } from '../support/sim-node.ts';
 import { SimRandom } from '../support/sim-random.ts';
 
 t.test('a sync of the devices waits for the one that somebody else has begun', async t => {
@@ -59,6 +59,48 @@ t.test('a sync of the devices waits for the one that somebody else has begun', a
 
 t.test('who waits for rows of the overlay goes on when a commit gives back what it did not need', async t => {
   const random = new SimRandom(2);
+  const node = await startNode(random);
+  const volume = await node.createVolume('v', 1024 * KIB, 256 * KIB, 'written');
+  // Nothing but commits may come to their help.
+  await node.loop.until(node.destage.stop());
+  const client = new SimClient(volume, new Oracle(4096, 1, false), random);
+  // Each reserves 128 rows for the edges that a range may have, and none of these has any.
+  for (let i = 0; i < 8; i++) client.send('trim', 0, volume.sizeBytes);
+  for (let i = 0; i < 200 && client.inFlight > 0; i++) await node.loop.turn();
+  t.equal(client.inFlight, 0, 'all are answered');
+  t.same(client.problems, []);
+});
+
+t.test('after the index has failed the destage refuses to go on, and breaks nothing in trying', async t => {
+  const random = new SimRandom(3);
+  const node = await startNode(random);
+  const volume = await node.createVolume('v', 1024 * KIB, 64 * KIB, 'written');
+  const client = new SimClient(volume, new Oracle(4096, 1, false), random);
+  const answered = async () => {
+    while (client.inFlight > 0) await node.loop.turn();
+  };
+  client.send('write', 0, 64 * KIB);
+  await answered();
+  await node.loop.until(node.destage.all());
+
+  // The chunk gets a new slot, and the transaction that would make the index refer to it fails.
+  client.send('write', 0, 64 * KIB);
+  await answered();
+  node.trouble({ ...NO_TROUBLE, indexPerMyriad: 10_000 });
+  await t.rejects(node.loop.until(node.destage.all()), { name: 'DestageStuck' });
+  await t.rejects(node.loop.until(node.destage.all()), { name: 'DestageStuck' });
+  client.send('read', 0, 128 * KIB);
+  await answered();
+
+  node.crash('process');
+  node.trouble(NO_TROUBLE);
+  await node.boot();
+  await node.loop.until(node.destage.all());
+  t.same(await node.audit(), [], 'the next start finds everything in its place');
+  t.same(client.problems, []);
+});
+
+async function startNode(random: SimRandom): Promise<SimNode> {
   const node = new SimNode(random, {
     segmentBytes: 1024 * KIB,
     logSegments: 4,
@@ -70,13 +112,5 @@ t.test('who waits for rows of the overlay goes on when a commit gives back what 
     canDiscard: true,
   });
   await node.boot();
-  const volume = await node.createVolume('v', 1024 * KIB, 256 * KIB, 'written');
-  // Nothing but commits may come to their help.
-  await node.loop.until(node.destage.stop());
-  const client = new SimClient(volume, new Oracle(4096, 1, false), random);
-  // Each reserves 128 rows for the edges that a range may have, and none of these has any.
-  for (let i = 0; i < 8; i++) client.send('trim', 0, volume.sizeBytes);
-  for (let i = 0; i < 200 && client.inFlight > 0; i++) await node.loop.turn();
-  t.equal(client.inFlight, 0, 'all are answered');
-  t.same(client.problems, []);
-});
+  return node;
+}

@@ -195,6 +195,8 @@ export class Oracle {
     const wrong: string[] = [];
     const copies = new Map<TrackedWrite, TrackedWrite>();
     const losers = new Map<TrackedWrite, TrackedWrite>();
+    // A volume that has lost its growth has lost what was written there.
+    this.#cells.length = Math.min(this.#cells.length, bytes.length / this.cellBytes);
     for (let cell = 0; cell < bytes.length / this.cellBytes; cell++) {
       const found = this.#judge(cell, bytes, cell * this.cellBytes, isOver);
       if (typeof found === 'string') {

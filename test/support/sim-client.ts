@@ -53,14 +53,17 @@ export class SimClient {
   done = 0;
   /** Op number that is certain to survive a crash of the process, and of the power. */
   flushedOp = 0;
-  /** Of the size that was answered last. */
+  /** Requests stay inside of it. */
   sizeAcked: number;
+  /** It was answered, or survived a loss of power. */
+  sizeDurable: number;
 
   constructor(volume: Volume, oracle: Oracle, random: SimRandom) {
     this.volume = volume;
     this.oracle = oracle;
     this.random = random;
     this.sizeAcked = volume.sizeBytes;
+    this.sizeDurable = volume.sizeBytes;
   }
 
   sendRandom(mix: Mix): void {

@@ -69,6 +69,7 @@ export class SimNode {
   #commits: QueuedCommit[] = [];
   #regions = new SimRegions();
   #indexPerMyriad = 0;
+  #indexFailed = false;
   #logFaults = NO_FAULTS;
   #head: Head | undefined;
   #destage: Destage | undefined;
@@ -118,6 +119,7 @@ export class SimNode {
   crash(kind: Crash): void {
     this.loop.crash();
     // A commit that was asked for may be there; never one without those before it.
+    this.#indexFailed = false;
     const survivors = this.#random.below(this.#commits.length + 1);
     for (const commit of this.#commits.slice(0, survivors)) commit.apply();
     this.#commits = [];
@@ -150,7 +152,8 @@ export class SimNode {
     const transaction = head.index.begin();
     transaction.putVolume(entry);
     transaction.putNextVolume((number + 1) as VolumeNumber);
-    await this.loop.until(completion(request => transaction.commit(request)));
+    const result = await this.loop.until(completion(request => transaction.commit(request)));
+    if (result < 0) throw new Error('the volume cannot be made');
     return head.addVolume(entry);
   }
 
@@ -342,9 +345,10 @@ export class SimNode {
           return;
         }
         this.#commits.shift();
-        const failed = this.#random.below(10_000) < this.#indexPerMyriad;
-        if (!failed) apply();
-        request.ioCompleted(failed ? -EIO : 0);
+        // An index that has failed takes no further commit, until the node is started again.
+        this.#indexFailed ||= this.#random.below(10_000) < this.#indexPerMyriad;
+        if (!this.#indexFailed) apply();
+        request.ioCompleted(this.#indexFailed ? -EIO : 0);
       };
       this.loop.post(attempt);
     };

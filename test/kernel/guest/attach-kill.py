@@ -11,40 +11,12 @@ import subprocess
 import sys
 import time
 
-HOST = os.environ["HOST"]
+from attach_common import HOST, command, kernel_errors, leftovers, note, say, size, tell, wait_for, wait_until
+
 SLEDGE, PORT, VOLUME, SHARE, SECONDS = sys.argv[1:6]
 URI = "nbd://%s:%s/%s" % (HOST, PORT, VOLUME)
 DEVICE = "/dev/nbd0"
 IOPS = 300
-
-
-def say(key, value):
-    print("%s=%s" % (key, value), flush=True)
-
-
-def command(*args, check=True, limit=60):
-    result = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=limit)
-    if check and result.returncode != 0:
-        sys.stderr.write("%s: %d\n%s%s" % (args, result.returncode, result.stdout.decode(), result.stderr.decode()))
-        sys.exit(1)
-    return result.stdout.decode()
-
-
-def tell(event):
-    open(os.path.join(SHARE, event), "w").close()
-
-
-def wait_for(event, seconds):
-    for _ in range(seconds * 10):
-        if os.path.exists(os.path.join(SHARE, event)):
-            return
-        time.sleep(0.1)
-    raise TimeoutError(event)
-
-
-def size():
-    with open("/sys/block/nbd0/size") as file:
-        return int(file.read()) * 512
 
 
 def main():
@@ -52,11 +24,11 @@ def main():
     attached = json.loads(command(SLEDGE, "attach", VOLUME, DEVICE, "--from", URI, "--json"))
     say("attach_seconds", "%.1f" % (time.monotonic() - started))
     say("device", attached["device"])
-    say("size", size())
+    say("size", size(0))
     command("mkfs.ext4", "-q", "-F", DEVICE)
     os.makedirs("/mnt/fs", exist_ok=True)
     command("mount", DEVICE, "/mnt/fs")
-    tell("writing")
+    tell(SHARE, "writing")
     fio = subprocess.run(
         ["fio", "--name=v", "--filename=/mnt/fs/file", "--size=%dk" % (int(SECONDS) * IOPS * 4), "--rw=randwrite",
          "--bs=4k", "--ioengine=libaio", "--iodepth=8", "--direct=1", "--rate_iops=%d" % IOPS, "--verify=crc32c",
@@ -69,15 +41,13 @@ def main():
     say("writes", job["write"]["total_ios"])
     say("reads", job["read"]["total_ios"])
     say("longest_stall_ms", job["write"]["lat_ns"]["max"] // 1000000)
-    tell("written")
+    tell(SHARE, "written")
 
-    wait_for("grow", 20)
-    before = size()
-    for _ in range(100):
-        if size() > before:
-            break
-        time.sleep(0.1)
-    say("grown_to", size())
+    wait_for(SHARE, "grow", 20)
+    asked = time.monotonic()
+    wait_until(lambda: size(0) > attached["sizeBytes"], 15, "the device to grow")
+    say("grown_after_seconds", "%.1f" % (time.monotonic() - asked))
+    say("grown_to", size(0))
     command("resize2fs", DEVICE)
     say("file_system_bytes", int(command("df", "--output=size", "-B1", "/mnt/fs").split()[-1]))
     command("dd", "if=/dev/zero", "of=/mnt/fs/more", "bs=1M", "count=16", "conv=fsync")
@@ -89,14 +59,10 @@ def main():
     command("umount", "/mnt/fs")
     say("fsck", subprocess.run(["e2fsck", "-fn", DEVICE], stdout=sys.stderr).returncode)
     with open("/run/sledge/%s.log" % VOLUME) as file:
-        sys.stderr.write(file.read())
+        note(file.read())
     command(SLEDGE, "detach", VOLUME)
-    say("size_after", size())
-    say("still_connected", os.path.exists("/sys/block/nbd0/pid"))
-    complaints = command("dmesg")
-    lines = [line for line in complaints.split("\n") if "I/O error" in line or "EXT4-fs error" in line]
-    sys.stderr.write("\n".join(line for line in complaints.split("\n") if "nbd" in line) + "\n")
-    say("complaints", len(lines))
+    say("left", len(leftovers()))
+    say("kernel_errors", kernel_errors())
 
 
 main()

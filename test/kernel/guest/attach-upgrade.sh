@@ -10,4 +10,5 @@ echo "errors=$(python3 -c 'import json; print(json.load(open("/run/fio.json"))["
 echo "requests=$(python3 -c 'import json; j=json.load(open("/run/fio.json"))["jobs"][0]; print(j["read"]["total_ios"] + j["write"]["total_ios"])')"
 echo "reconnects=$("$sledge" attach --list --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["devices"][0]["reconnects"])')"
 "$sledge" detach "$volume" >&2
-count_complaints
+dmesg | grep 'I/O error' >&2 || true
+echo "kernel_errors=$(dmesg | grep -c 'I/O error' || true)"

@@ -1,6 +1,8 @@
 import t from 'tap';
+import { attachCommand } from '../../../src/bin/attach.ts';
 import { benchCommand } from '../../../src/bin/bench.ts';
 import type { Command } from '../../../src/bin/command.ts';
+import { detachCommand } from '../../../src/bin/detach.ts';
 import { serveCommand } from '../../../src/bin/serve.ts';
 import { statusCommand } from '../../../src/bin/status.ts';
 import {
@@ -20,6 +22,8 @@ const COMMANDS: readonly Command[] = [
   volumeShowCommand,
   volumeGrowCommand,
   volumeDeleteCommand,
+  attachCommand,
+  detachCommand,
   benchCommand,
 ];
 

@@ -8,7 +8,7 @@ import type { BlockFile } from '../../../src/base/io.ts';
 import type { Epoch, LogPosition } from '../../../src/base/units.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { RecordKind, writeDataOffset, writeRecordBytes } from '../../../src/oplog/record.ts';
-import type { ScanResult } from '../../../src/oplog/scan.ts';
+import type { EpochFloor, ScanResult } from '../../../src/oplog/scan.ts';
 import { identifySegments, scanLog } from '../../../src/oplog/scan.ts';
 import { randomFrom, testSeed } from '../../contract/io-support.ts';
 import { MemoryLoop } from '../../support/memory-loop.ts';
@@ -48,10 +48,10 @@ async function pump<T>(loop: MemoryLoop, work: Promise<T>): Promise<T> {
 async function scan(
   loop: MemoryLoop,
   files: readonly BlockFile[],
-  options: { segmentBytes?: number; cut?: number; limit?: number } = {},
+  options: { segmentBytes?: number; cut?: number; limit?: number; floor?: EpochFloor } = {},
 ): Promise<Scanned> {
   const { segmentBytes = SEGMENT, cut = 0, limit = Number.POSITIVE_INFINITY } = options;
-  const ports = { regions, checksums };
+  const ports = { regions, checksums, floor: options.floor };
   const { live } = await pump(loop, identifySegments(files, segmentBytes, ports));
   const found: Found[] = [];
   const result = await pump(
@@ -240,6 +240,22 @@ t.test('what a dropped tail has left behind is not taken for a continuation of w
   t.equal(result.continuesBeyond, undefined);
 });
 
+t.test('what an earlier recovery has dropped does not come back when nothing was written over it', async t => {
+  const rig = new LogRig({ segmentBytes: SEGMENT });
+  await rig.settle();
+  for (let i = 0; i < 10; i++) rig.zero('a', true);
+  await rig.settle();
+  rig.zero();
+  await rig.settle();
+  const file = fileOf(rig, 0);
+  t.equal((await scan(rig.loop, [file])).records, 11);
+  const floor = { position: (4 * 64) as LogPosition, epoch: 2 as Epoch };
+  const result = await scan(rig.loop, [file], { floor });
+  t.equal(result.records, 4);
+  t.equal(result.end, 4 * 64);
+  t.equal(result.continuesBeyond, undefined, 'nor does it count as a hole');
+});
+
 t.test('files that are no segments, or not whole ones, are spare', async t => {
   const loop = new MemoryLoop();
   const rig = new LogRig({ segmentBytes: SEGMENT, loop });
@@ -304,11 +320,11 @@ t.test('any single damage ends the log at the right record or is reported, and n
     await rig.settle();
     for (let i = 0; i < 40; i++) {
       const kind = random(4);
-      const durable = random(8) === 0;
+      const durable = random(4) === 0;
       if (kind === 0) rig.zero('', durable);
       else if (kind === 1) rig.bulk(80 + 16 * random(40));
       else rig.write(1 + random(6), random(256), '', durable);
-      if (random(3) === 0) await rig.settle();
+      if (durable || random(3) === 0) await rig.settle();
     }
     await rig.settle();
     const file = fileOf(rig, 0);
@@ -318,13 +334,13 @@ t.test('any single damage ends the log at the right record or is reported, and n
     const length = Math.ceil(end / 4096) * 4096;
     const good = file.peek(0, length);
     for (let damage = 0; damage < 25; damage++) {
-      const at = random(end);
-      const what = random(3);
-      if (what === 0) file.flip(at, 1 << random(8));
+      const what = random(4);
+      const at = what === 3 ? truth[random(truth.length)].position + random(64) : random(end);
+      if (what === 0 || what === 3) file.flip(at, 1 << random(8));
       else if (what === 1) file.poke(at - (at % 512), new Uint8Array(512));
       else file.poke(at - (at % 512), new Uint8Array(length - (at - (at % 512))));
       const result = await scan(rig.loop, [file]);
-      const label = `${['a flipped bit', 'a lost sector', 'a lost tail'][what]} at ${at}`;
+      const label = `${['a flipped bit', 'a lost sector', 'a lost tail', 'a flipped bit of a header'][what]} at ${at}`;
       const now = file.peek(0, length);
       const firstChanged = good.findIndex((byte, i) => byte !== now[i]);
       file.poke(0, good);

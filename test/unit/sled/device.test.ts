@@ -267,6 +267,27 @@ t.test('a write that is reported while a sync is under way is left for the next 
   t.equal(loop.turn(), false);
 });
 
+t.test('a sync that is asked for while another is under way does not end before what it covers is durable', async t => {
+  const { loop, sled, files } = await sledOf(1);
+  sled.wrote(locationOf(0, MIB));
+  files[0].hold.add('sync');
+  const ended: string[] = [];
+  sled.syncData({ ioCompleted: result => void ended.push(`first ${result}`) });
+  loop.turn();
+  sled.syncData({ ioCompleted: result => void ended.push(`second ${result}`) });
+  for (let i = 0; i < 3; i++) {
+    loop.turn();
+    await new Promise(resolve => setImmediate(resolve));
+  }
+  t.same(ended, [], 'the write that the first one syncs is not durable yet');
+  files[0].letGo();
+  for (let i = 0; i < 3; i++) {
+    loop.turn();
+    await new Promise(resolve => setImmediate(resolve));
+  }
+  t.same(ended, ['first 0', 'second 0']);
+});
+
 t.test('after a failed sync a device stays failed, and so do all syncs', async t => {
   const { sled, files, sync } = await sledOf(2);
   sled.wrote(locationOf(0, MIB));
