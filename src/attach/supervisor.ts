@@ -233,10 +233,9 @@ export class Supervisor {
   }
 
   #sizeTold(sizeBytes: number): void {
-    if (this.#state === 'ended' || sizeBytes === this.#sizeBytes || sizeBytes === this.#refusedSize) return;
+    if (this.#state === 'ended' || sizeBytes === this.#sizeBytes) return;
     if (sizeBytes < this.#sizeBytes) {
-      this.#refusedSize = sizeBytes;
-      this.#ports.log('error', `the volume has ${sizeBytes} bytes now: the device keeps its ${this.#sizeBytes}`);
+      this.#complain(sizeBytes, `the volume has ${sizeBytes} bytes now: the device keeps its ${this.#sizeBytes}`);
       return;
     }
     const result = this.#ports.kernel.reconfigure({ sizeBytes });
@@ -244,9 +243,15 @@ export class Supervisor {
       this.#grown(sizeBytes);
       this.#changed();
     } else if (!this.#isOver()) {
-      this.#refusedSize = sizeBytes;
-      this.#ports.log('error', `the kernel refused the size ${sizeBytes}: ${errnoName(result)}`);
+      // It is tried again with the next inquiry.
+      this.#complain(sizeBytes, `the kernel refused the size ${sizeBytes}: ${errnoName(result)}`);
     }
+  }
+
+  #complain(sizeBytes: number, message: string): void {
+    if (sizeBytes === this.#refusedSize) return;
+    this.#refusedSize = sizeBytes;
+    this.#ports.log('error', message);
   }
 
   #grown(sizeBytes: number): void {

@@ -2,7 +2,7 @@
  * `sledge attach`: makes a block device of a volume. Returns when the device is ready; a supervisor goes on in the
  * background, in a process of its own, and gives the device a new connection whenever one dies.
  */
-import { closeSync, writeSync } from 'node:fs';
+import { closeSync, writeFileSync, writeSync } from 'node:fs';
 import { errorBody, errorOfBody } from '../admin/error-status.ts';
 import { type AttachOptions, type DeviceRecord, deviceIndex, devicePath } from '../attach/device-record.ts';
 import { SledgeError } from '../base/errors.ts';
@@ -122,6 +122,7 @@ async function foreground(directory: AttachDirectory, input: CommandInput, conte
   const stop = (): void => controller.abort();
   context.signals.on('SIGINT', stop);
   context.signals.on('SIGTERM', stop);
+  stayAlive();
   const around: SupervisedProcess = {
     directory,
     pid: context.pid,
@@ -164,6 +165,15 @@ async function supervise(around: SupervisedProcess, input: CommandInput): Promis
   }
   const { options, index } = attachArguments(attachCommand, input);
   await superviseNew(options, index, around);
+}
+
+/** When memory is short, this process is the way to get dirty pages out of it. Only root may ask for that. */
+function stayAlive(): void {
+  try {
+    writeFileSync('/proc/self/oom_score_adj', '-900');
+  } catch {
+    // It is a precaution.
+  }
 }
 
 function tellReady(answer: object): void {

@@ -31,7 +31,7 @@ export function deviceUsers(index: number): string[] {
     const number = read(`${directory}/dev`)?.trim();
     for (const line of (read('/proc/self/mountinfo') ?? '').split('\n')) {
       const fields = line.split(' ');
-      if (number !== undefined && fields[2] === number) users.push(`mounted on ${unescape(fields[4] as string)}`);
+      if (number !== undefined && fields[2] === number) users.push(`mounted on ${unescapeOctal(fields[4] as string)}`);
     }
     const swaps = (read('/proc/swaps') ?? '').split('\n').map(line => line.split(/\s/)[0]);
     if (swaps.includes(`/dev/${part}`)) users.push('used as swap');
@@ -80,6 +80,6 @@ function list(path: string): string[] {
 }
 
 /** Spaces and the like are octal in mountinfo. */
-function unescape(path: string): string {
+function unescapeOctal(path: string): string {
   return path.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }

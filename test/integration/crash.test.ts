@@ -13,6 +13,8 @@ import { temporaryDirectory } from '../support/temporary-directory.ts';
 const seed = seedOfRun();
 const ROUNDS = 25;
 
+t.setTimeout(170_000);
+
 t.test(
   `what was answered survives SIGKILL, round after round (seed ${seed})`,
   { skip: skipOnStandIn(), timeout: 170_000 },

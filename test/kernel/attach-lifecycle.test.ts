@@ -4,7 +4,7 @@
  *
  * SLEDGE_TEST_LONG=1 attaches and detaches a hundred times instead of twenty.
  */
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { makeCertificates } from '../support/nbd-certificates.ts';
@@ -15,11 +15,11 @@ import { skipOnStandIn, sledgeJson, sledgeProgram, startServer } from '../suppor
 const MIB = 2 ** 20;
 const isLong = process.env['SLEDGE_TEST_LONG'] === '1';
 const times = isLong ? 100 : 20;
-const skip = skipWithoutRig() || skipUnlessInstalled('python3', 'certtool', 'setpriv') || skipOnStandIn();
+const skip = skipWithoutRig() || skipUnlessInstalled('python3', 'certtool', 'setpriv', 'socat') || skipOnStandIn();
 
 t.setTimeout(600_000);
 
-t.test('refusals, adoption, TLS', { skip, timeout: 100_000 }, async t => {
+t.test('refusals, adoption, TLS', { skip, timeout: 120_000 }, async t => {
   const directory = temporaryDirectory(t);
   const share = join(directory, 'share');
   mkdirSync(share);
@@ -34,7 +34,7 @@ t.test('refusals, adoption, TLS', { skip, timeout: 100_000 }, async t => {
     script: 'attach-lifecycle.py',
     args: [sledgeProgram, String(plainPort), String(securePort), certificates, 'disk', share],
     share,
-    limitSeconds: 85,
+    limitSeconds: 95,
   });
   let ended = false;
   guest.then(
@@ -87,8 +87,17 @@ t.test('refusals, adoption, TLS', { skip, timeout: 100_000 }, async t => {
     ['unit_left', 'False'],
     ['left_by_tls', '0'],
     ['kernel_errors', '0'],
+    ['fails', 'True'],
+    ['last_error', 'True'],
+    ['both_reconnected', 'True'],
+    ['works_again', 'True'],
+    ['waits', 'True'],
+    ['told', 'True'],
+    ['left_by_abandoned', '0'],
   ];
   for (const [key, value] of expected) t.equal(values.get(key), value, key);
+  const failedAfter = Number(values.get('failed_after'));
+  t.ok(failedAfter >= 1.5 && failedAfter <= 6, `with --timeout 2, I/O failed after ${failedAfter} s`);
 });
 
 t.test(`attached and detached ${times} times, nothing is left`, { skip, timeout: times * 6000 }, async t => {
@@ -98,8 +107,10 @@ t.test(`attached and detached ${times} times, nothing is left`, { skip, timeout:
     volumes: [{ name: 'disk', sizeBytes: 64 * MIB }],
     tcp: true,
   });
-  const descriptors = () => readdirSync(`/proc/${server.pid}/fd`).length;
-  const before = descriptors();
+  // Its files come and go with its log.
+  const sockets = () =>
+    readdirSync(`/proc/${server.pid}/fd`).filter(fd => isSocket(`/proc/${server.pid}/fd/${fd}`)).length;
+  const before = sockets();
   const output = await runGuestOk({
     script: 'attach-repeat.py',
     args: [sledgeProgram, String(server.port), 'disk', String(times)],
@@ -109,6 +120,15 @@ t.test(`attached and detached ${times} times, nothing is left`, { skip, timeout:
   t.equal(values.get('turns'), String(times));
   t.equal(values.get('devices'), '/dev/nbd0', 'the same device each time');
   t.equal(values.get('left'), '0', 'devices, supervisors, records, connections');
-  t.equal(values.get('files_left'), '0');
-  await waitUntil(() => descriptors() <= before, 5000, 'the server to close its connections');
+  t.equal(values.get('files_left'), '0', 'and no logs');
+  t.equal(values.get('read_only'), '1', 'with --read-only the kernel refuses writes');
+  await waitUntil(() => sockets() <= before, 5000, 'the server to close its connections');
 });
+
+function isSocket(path: string): boolean {
+  try {
+    return readlinkSync(path).startsWith('socket:');
+  } catch {
+    return false;
+  }
+}

@@ -31,6 +31,6 @@ t.test(
     t.equal(values.get('connections'), '4');
     t.equal(values.get('verified'), 'yes');
     t.equal(values.get('stale'), '0');
-    t.equal(values.get('complaints'), '0');
+    t.equal(values.get('complaints'), '0', output);
   },
 );

@@ -100,6 +100,21 @@ t.test('after the index has failed the destage refuses to go on, and breaks noth
   t.same(client.problems, []);
 });
 
+t.test('a volume that is overwritten in whole chunks does not use up the device with what it replaced', async t => {
+  const random = new SimRandom(4);
+  const node = await startNode(random);
+  const size = 4096 * KIB;
+  const volume = await node.createVolume('v', size, 64 * KIB, 'written');
+  const client = new SimClient(volume, new Oracle(4096, 1, false), random);
+  // Three times the device, whose 64 MiB the volume fills to a sixteenth.
+  for (let i = 0; i < 192; i++) {
+    client.send('write', (i % 4) * 1024 * KIB, 1024 * KIB);
+    while (client.inFlight > 0) await node.loop.turn();
+  }
+  t.same(client.problems, [], 'no write was refused');
+  t.same(await node.audit(), []);
+});
+
 async function startNode(random: SimRandom): Promise<SimNode> {
   const node = new SimNode(random, {
     segmentBytes: 1024 * KIB,

@@ -8,7 +8,6 @@ import { completion } from '../../src/base/io-wait.ts';
 import { columnBytes } from '../../src/base/limits.ts';
 import { locationOf } from '../../src/base/location.ts';
 import type { Epoch, LogPosition, OpNumber, VolumeNumber } from '../../src/base/units.ts';
-import { MIB } from '../../src/base/units.ts';
 import { Destage } from '../../src/head/destage.ts';
 import { DiscardedSpace } from '../../src/head/discarded-space.ts';
 import { Head } from '../../src/head/head.ts';
@@ -98,10 +97,6 @@ export class SimNode {
 
   get commitsUnderWay(): number {
     return this.#commits.length;
-  }
-
-  get index(): IndexContents {
-    return this.#contents;
   }
 
   trouble(trouble: SimTrouble): void {
@@ -366,5 +361,3 @@ export class SimNode {
     });
   }
 }
-
-export const SIM_SEGMENT_BYTES = 1 * MIB;

@@ -30,8 +30,8 @@ def listed():
 def fill(device, letter):
     """Writes past the page cache, in the background; what it wrote can be compared later."""
     return subprocess.Popen(
-        "head -c 1048576 /dev/zero | tr '\\0' %s | dd of=%s bs=64k oflag=direct iflag=fullblock" % (letter, device),
-        shell=True, stderr=subprocess.DEVNULL)
+        "set -o pipefail; head -c 1048576 /dev/zero | tr '\\0' %s | dd of=%s bs=64k oflag=direct iflag=fullblock" % (letter, device),
+        shell=True, stderr=subprocess.DEVNULL, executable="/bin/bash")
 
 
 def holds(device, letter):
@@ -115,8 +115,62 @@ def encrypted():
     say("left_by_tls", len(leftovers()))
 
 
+class Relay:
+    """What leads to the server for a while, and then no longer."""
+
+    PORT = "7777"
+
+    def __init__(self):
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            ["socat", "TCP-LISTEN:%s,fork,reuseaddr" % self.PORT, "TCP:%s:%s" % (HOST, PORT)], start_new_session=True)
+        # Not by connecting: that would be one more client of the server.
+        wait_until(lambda: command("ss", "-Htln", "sport = :%s" % self.PORT), 5, "the relay")
+
+    def stop(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def impatient():
+    """I/O fails once its time is over, and only then; when the server is back, the device is, too."""
+    relay = Relay()
+    uri = "nbd://127.0.0.1:%s/%s" % (relay.PORT, VOLUME)
+    attach(VOLUME, "/dev/nbd4", "--from", uri, "--timeout", "2", "--request-timeout", "1", "--connections", "2")
+    relay.stop()
+    begun = time.monotonic()
+    say("fails", fill("/dev/nbd4", "e").wait(20) != 0)
+    say("failed_after", "%.1f" % (time.monotonic() - begun))
+    wait_until(lambda: listed()[0]["state"] == "reconnecting", 5, "the state to be known")
+    say("last_error", listed()[0]["lastError"] != "")
+    relay.start()
+    wait_until(lambda: listed()[0]["state"] == "connected", 5, "the device to be connected again")
+    say("both_reconnected", listed()[0]["reconnects"] == 2)
+    say("works_again", fill("/dev/nbd4", "f").wait(20) == 0 and holds("/dev/nbd4", "f"))
+    command(SLEDGE, "detach", VOLUME)
+    relay.stop()
+
+
+def abandoned():
+    """A device whose server is gone for good is detached all the same, and who waits for it is told."""
+    relay = Relay()
+    attach(VOLUME, "/dev/nbd4", "--from", "nbd://127.0.0.1:%s/%s" % (relay.PORT, VOLUME))
+    relay.stop()
+    writer = fill("/dev/nbd4", "g")
+    time.sleep(2)
+    say("waits", writer.poll() is None)
+    command(SLEDGE, "detach", VOLUME)
+    say("told", writer.wait(5) != 0)
+    say("left_by_abandoned", len(leftovers()))
+
+
 started = time.monotonic()
 for part in (refusals, in_use, adoption, encrypted):
     part()
     note("%s: until %.1f s" % (part.__name__, time.monotonic() - started))
 say("kernel_errors", kernel_errors())
+for part in (impatient, abandoned):
+    part()
+    note("%s: until %.1f s" % (part.__name__, time.monotonic() - started))

@@ -37,10 +37,10 @@ fio_verify() {
     --serialize_overlap=1 --minimal "$@" >/dev/null
 }
 
-# Complaints of the kernel about its disks, on stderr, and their count as complaints=N.
+# Complaints of the kernel about its disks, and their count as complaints=N.
 count_complaints() {
   local found
   found=$(dmesg | grep -E 'I/O error|EXT4-fs error|XFS .*(error|corrupt)|nbd.*(timed out|error)' || true)
-  if [ -n "$found" ]; then echo "$found" >&2; fi
+  if [ -n "$found" ]; then echo "$found"; fi
   echo "complaints=$(printf '%s' "$found" | grep -c . || true)"
 }

@@ -244,6 +244,19 @@ t.test('a volume that grew while the server was away is seen with the new connec
   t.equal(world.deviceBytes, 96 * MIB);
 });
 
+t.test('a size that the kernel refuses is tried again, and complained about once', async t => {
+  const world = new World();
+  world.supervisor.start();
+  world.volumeBytes = 96 * MIB;
+  world.reconfigureError = -12;
+  await world.clock.pass(10_000);
+  t.equal(world.deviceBytes, 64 * MIB);
+  t.equal(world.messages.length, 1);
+  world.reconfigureError = 0;
+  await world.clock.pass(2000);
+  t.equal(world.deviceBytes, 96 * MIB);
+});
+
 t.test('a volume that is smaller is not connected: it is another one, or broken', async t => {
   const world = new World();
   world.supervisor.start();
