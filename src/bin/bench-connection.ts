@@ -9,12 +9,12 @@
 import { type NetConnectOpts, connect as netConnect, type Socket } from 'node:net';
 import { connect as tlsConnect } from 'node:tls';
 import { SledgeError } from '../base/errors.ts';
+import type { LatencyHistogram } from '../base/latency-histogram.ts';
 import { parseReplyHeader, REPLY_INCOMPLETE, REPLY_MALFORMED, ReplyHeader } from '../nbd-server-protocol/client.ts';
 import { type ClientAgreement, ClientHandshake } from '../nbd-server-protocol/client-handshake.ts';
 import { CMD_DISC, CMD_READ, CMD_WRITE, REQUEST_BYTES, SIMPLE_REPLY_BYTES } from '../nbd-server-protocol/constants.ts';
 import { encodeRequest } from '../nbd-server-protocol/request.ts';
 import type { NbdUri } from '../nbd-server-protocol/uri.ts';
-import type { LatencyHistogram } from './latency-histogram.ts';
 
 const RECEIVE_BYTES = 256 * 1024;
 const CONNECT_TIMEOUT_MS = 10_000;

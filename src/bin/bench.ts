@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { SledgeError } from '../base/errors.ts';
+import { LatencyHistogram } from '../base/latency-histogram.ts';
 import { nbdPayloadBytesMax, nbdRequestsInFlightMax } from '../base/limits.ts';
 import { BLOCK_BYTES, formatBytes, roundDown } from '../base/units.ts';
 import { TRANSMISSION_READ_ONLY } from '../nbd-server-protocol/constants.ts';
@@ -12,7 +13,6 @@ import { type NbdUri, parseNbdUri } from '../nbd-server-protocol/uri.ts';
 import { parseChoice, parseCount, parseSize } from './arguments.ts';
 import { BenchConnection, type BenchLoad, type BenchTls } from './bench-connection.ts';
 import { type Command, type CommandContext, type CommandInput, EXIT_DONE, EXIT_FAILED, usage } from './command.ts';
-import { LatencyHistogram } from './latency-histogram.ts';
 import { formatCount, formatLatency, formatRate, formatTable } from './table.ts';
 
 const MODES = ['randread', 'randwrite', 'read', 'write'] as const;

@@ -27,7 +27,7 @@ import type { RegionSource } from '../base/memory.ts';
 import type { BlockNumber, ChunkNumber, LogPosition } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { BulkChunk, LoggedOp } from '../oplog/log.ts';
-import { LOG_PAGE_BYTES } from '../oplog/log.ts';
+import { emptyOp, LOG_PAGE_BYTES } from '../oplog/log.ts';
 import type { RecordHeader } from '../oplog/record.ts';
 import { getBulkDescriptor, RECORD_HEADER_BYTES, RecordKind, writeDataOffset } from '../oplog/record.ts';
 import type { EpochFloor, ScannedRecord, ScanResult } from '../oplog/scan.ts';
@@ -124,24 +124,10 @@ async function readTail(ports: RecoveryPorts, end: LogPosition): Promise<Uint8Ar
 class Replay {
   readonly head: Head;
   readonly #bulk: UnprovenBulk[] = [];
-  readonly #op: LoggedOp;
+  readonly #op = emptyOp();
 
   constructor(head: Head) {
     this.head = head;
-    this.#op = {
-      kind: RecordKind.end,
-      volume: 0 as LoggedOp['volume'],
-      op: 0 as LoggedOp['op'],
-      first: 0 as BlockNumber,
-      count: 0,
-      position: 0 as LogPosition,
-      end: 0 as LogPosition,
-      dataOffset: 0,
-      sumsIndex: 0,
-      chunks: undefined,
-      owner: undefined,
-      durableWanted: false,
-    };
   }
 
   apply(record: ScannedRecord): void {

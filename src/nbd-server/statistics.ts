@@ -2,8 +2,9 @@
  * What a server has done, by command. Sessions record into it on the data path (a few stores a request), the status page
  * and metrics take snapshots.
  */
+
+import { LatencyHistogram } from '../base/latency-histogram.ts';
 import type { VolumeCommand } from './exported-volume.ts';
-import { LatencyHistogram } from './latency-histogram.ts';
 
 /** Commands in the order of their numbers on the wire; DISC (2) is not counted. */
 const COMMANDS: readonly (VolumeCommand | 'disconnect')[] = [
@@ -75,7 +76,7 @@ export class ServerStatistics {
     this.#answered[command] += 1;
     if (failed) this.#failed[command] += 1;
     else this.#bytes[command] += bytes;
-    this.#latency[command].record(latencyMs);
+    this.#latency[command].record(latencyMs * 1000);
   }
 
   get unknownCommands(): number {
@@ -93,11 +94,11 @@ export class ServerStatistics {
         failed: this.#failed[index],
         bytes: this.#bytes[index],
         latencyUs: {
-          p50: latency.quantileMs(0.5) * 1000,
-          p95: latency.quantileMs(0.95) * 1000,
-          p99: latency.quantileMs(0.99) * 1000,
-          p999: latency.quantileMs(0.999) * 1000,
-          max: latency.quantileMs(1) * 1000,
+          p50: latency.percentileUs(0.5),
+          p95: latency.percentileUs(0.95),
+          p99: latency.percentileUs(0.99),
+          p999: latency.percentileUs(0.999),
+          max: latency.maximumUs,
         },
       });
     }

@@ -23,17 +23,12 @@ import {
   statSync,
   writeSync,
 } from 'node:fs';
-import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { SledgeError } from '../base/errors.ts';
+import { lockFile } from '../platform/file-lock.ts';
 
 export const FORMAT_VERSION = 1;
-
-const { flockSync } = createRequire(import.meta.url)('fs-ext') as {
-  /** `exnb`: exclusive, throws EWOULDBLOCK when another process holds it. Released when the descriptor is closed. */
-  flockSync(fd: number, flags: 'exnb'): void;
-};
 
 const identity = z.string().regex(/^[0-9a-f]{32}$/);
 const nodeFile = z.object({
@@ -149,7 +144,7 @@ function takeLock(path: string): number {
     throw new SledgeError('not-a-data-directory', `${file} cannot be opened: ${textOf(cause)}`, { cause });
   }
   try {
-    flockSync(lock, 'exnb');
+    lockFile(lock);
   } catch (cause) {
     closeSync(lock);
     const pid = readFileSync(file, 'utf8').trim();

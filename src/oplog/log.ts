@@ -74,6 +74,24 @@ export interface LoggedOp {
   durableWanted: boolean;
 }
 
+/** An operation that is not one yet. */
+export function emptyOp(): LoggedOp {
+  return {
+    kind: RecordKind.end,
+    volume: 0 as VolumeNumber,
+    op: 0 as OpNumber,
+    first: 0 as BlockNumber,
+    count: 0,
+    position: 0 as LogPosition,
+    end: 0 as LogPosition,
+    dataOffset: 0,
+    sumsIndex: 0,
+    chunks: undefined,
+    owner: undefined,
+    durableWanted: false,
+  };
+}
+
 /** The memory in which the operations of a batch lie while it is written and committed. */
 export interface BatchMemory {
   readonly bytes: Uint8Array;
@@ -152,20 +170,7 @@ class Batch implements IoRequest, BatchMemory {
 
   nextOp(): LoggedOp {
     if (this.opCount === this.ops.length) {
-      this.ops.push({
-        kind: RecordKind.end,
-        volume: 0 as VolumeNumber,
-        op: 0 as OpNumber,
-        first: 0 as BlockNumber,
-        count: 0,
-        position: 0 as LogPosition,
-        end: 0 as LogPosition,
-        dataOffset: 0,
-        sumsIndex: 0,
-        chunks: undefined,
-        owner: undefined,
-        durableWanted: false,
-      });
+      this.ops.push(emptyOp());
     }
     return this.ops[this.opCount++];
   }

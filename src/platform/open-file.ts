@@ -3,10 +3,10 @@
  * has its code of the table.
  */
 import { close, constants, fstat, open, readSync, type Stats, stat } from 'node:fs';
-import { createRequire } from 'node:module';
 import { promisify } from 'node:util';
 import { type ErrorCode, SledgeError } from '../base/errors.ts';
 import { addon } from './addon.ts';
+import { lockFile } from './file-lock.ts';
 import { allocateRegion } from './io-memory.ts';
 import type { OpenFileOptions } from './io-platform.ts';
 import type { RingFileProperties } from './ring-file.ts';
@@ -96,14 +96,9 @@ function openFlags(options: OpenFileOptions, isDevice: boolean): number {
   return flags;
 }
 
-interface FsExt {
-  flockSync(fd: number, flags: 'exnb'): void;
-}
-
 function claimFile(fd: number, path: string): void {
-  const { flockSync } = createRequire(import.meta.url)('fs-ext') as FsExt;
   try {
-    flockSync(fd, 'exnb');
+    lockFile(fd);
   } catch (error) {
     throw new SledgeError('device-in-use', `${path} is claimed by another process`, { cause: error });
   }

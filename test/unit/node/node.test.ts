@@ -12,9 +12,9 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
+import { LatencyHistogram } from '../../../src/base/latency-histogram.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { BenchConnection } from '../../../src/bin/bench-connection.ts';
-import { LatencyHistogram } from '../../../src/bin/latency-histogram.ts';
 import { type NbdUri, parseNbdUri } from '../../../src/nbd-server-protocol/uri.ts';
 import type { ListenAddress } from '../../../src/platform/io-platform.ts';
 import { IO_KINDS } from '../../contract/io-support.ts';

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { LatencyHistogram } from '../../../src/bin/latency-histogram.ts';
+import { LatencyHistogram } from '../../../src/base/latency-histogram.ts';
 
 t.test('without samples everything is 0', t => {
   const histogram = new LatencyHistogram();

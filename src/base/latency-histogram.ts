@@ -1,6 +1,6 @@
 /**
  * Counts latencies in buckets that are 1/32 of their value wide: a percentile is at most 3 % too high, whatever the
- * number of samples, and recording one is an addition. Used by `sledge bench`.
+ * number of samples, and recording one is an addition. Used by the server's statistics and by `sledge bench`.
  *
  * Values are microseconds. Those below 32 have a bucket each; each doubling above has 32. The last takes all from 2^31
  * (over half an hour) on.
@@ -25,7 +25,7 @@ export class LatencyHistogram {
 
   record(us: number): void {
     const index = bucketOf(us);
-    this.#buckets[index] = (this.#buckets[index] as number) + 1;
+    this.#buckets[index]++;
     this.#count++;
     if (us > this.#maximum) this.#maximum = us;
   }
@@ -36,7 +36,7 @@ export class LatencyHistogram {
     const rank = Math.max(1, Math.ceil(this.#count * fraction));
     let seen = 0;
     for (let index = 0; index < BUCKET_COUNT; index++) {
-      seen += this.#buckets[index] as number;
+      seen += this.#buckets[index];
       if (seen >= rank) return Math.min(upperEnd(index), this.#maximum);
     }
     return this.#maximum;
