@@ -86,7 +86,8 @@ export const volumeGrowCommand: Command = {
   positionals: ['NAME'],
   options: [DATA, SIZE],
   notes: `
-Clients see the new size when they connect again; a volume never gets smaller.`,
+Devices of \`sledge attach\` grow within seconds; other clients see the new size when they connect
+again. A volume never gets smaller.`,
   async run(input, context) {
     const sizeBytes = sizeOf(volumeGrowCommand, input);
     printVolume(await clientOf(input).growVolume(nameOf(input), sizeBytes), input, context);

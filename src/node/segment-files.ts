@@ -10,7 +10,7 @@ import type { BlockFile } from '../base/io.ts';
 import { completion, Gather } from '../base/io-wait.ts';
 import type { Region } from '../base/memory.ts';
 import { MIB } from '../base/units.ts';
-import type { SegmentSource } from '../oplog/log.ts';
+import type { SegmentSource } from '../oplog/log-ports.ts';
 import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
 import { syncDirectory } from './data-directory.ts';
 

@@ -13,21 +13,25 @@
  *   worked (after a failed fsync the page cache may claim clean what never reached the disk).
  * - A segment is used again only when the cut has passed it.
  * - Files are written in whole pages: a batch begins with what its first page holds already and ends with zeroes up to
- *   the page's end, so that the page cache never has to read a page in order to change a part of it.
+ *   the page's end, so that the page cache never has to read a page in order to change a part of it. Two batches may
+ *   so write the same page: the writes of a buffered file take effect in the order in which they were asked for.
  *
  * Cost of a 4 KiB write: 4176 bytes of log; copy and checksum 0.4 µs, its share of one pwrite of the turn 1.5 µs.
  */
 import { assert } from '../base/assert.ts';
-import type { Checksums } from '../base/checksum.ts';
 import { takeSums } from '../base/checksum.ts';
 import { EIO } from '../base/errno.ts';
-import type { BlockFile, IoRequest, Turns } from '../base/io.ts';
+import type { IoRequest, TurnTask } from '../base/io.ts';
 import { logBatchBytes, logBatchCount } from '../base/limits.ts';
-import type { Location } from '../base/location.ts';
-import type { Region, RegionSource } from '../base/memory.ts';
+import type { Region } from '../base/memory.ts';
 import { RingQueue } from '../base/ring-queue.ts';
 import type { BlockNumber, Epoch, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES, roundUp } from '../base/units.ts';
+import { Batch, LOG_PAGE_BYTES } from './batch.ts';
+import type { SyncListener } from './group-commit.ts';
+import { GroupCommit } from './group-commit.ts';
+import type { Committer, OpLogOptions, OpLogPorts, OpLogState } from './log-ports.ts';
+import type { BulkChunk, OpOwner } from './logged-op.ts';
 import type { RecordHeader } from './record.ts';
 import {
   bulkRecordBytes,
@@ -39,153 +43,9 @@ import {
   writeDataOffset,
   writeRecordBytes,
 } from './record.ts';
+import { SegmentSet } from './segment-set.ts';
 
-export const LOG_PAGE_BYTES = 4096;
-
-/** Who asked for an operation: told once, with 0 or a positive errno. */
-export interface OpOwner {
-  completed(errno: number): void;
-}
-
-/** A chunk as a bulk record names it. */
-export interface BulkChunk {
-  readonly location: Location;
-  readonly sums: Uint32Array;
-  /** The chunk's data in memory, from `dataOffset` on, valid until the operation is committed; absent for zeroes. */
-  readonly data?: Uint8Array;
-  readonly dataOffset: number;
-}
-
-/** An operation that has been appended; a reused object, valid until `committed` returns. */
-export interface LoggedOp {
-  kind: RecordKind;
-  volume: VolumeNumber;
-  op: OpNumber;
-  first: BlockNumber;
-  count: number;
-  position: LogPosition;
-  /** Where the record ends: the position that has to be durable before the operation is. */
-  end: LogPosition;
-  /** Of the data of a write and of its checksums within `batch.bytes` and `batch.sums`. */
-  dataOffset: number;
-  sumsIndex: number;
-  chunks: readonly BulkChunk[] | undefined;
-  owner: OpOwner | undefined;
-  durableWanted: boolean;
-}
-
-/** An operation that is not one yet. */
-export function emptyOp(): LoggedOp {
-  return {
-    kind: RecordKind.end,
-    volume: 0 as VolumeNumber,
-    op: 0 as OpNumber,
-    first: 0 as BlockNumber,
-    count: 0,
-    position: 0 as LogPosition,
-    end: 0 as LogPosition,
-    dataOffset: 0,
-    sumsIndex: 0,
-    chunks: undefined,
-    owner: undefined,
-    durableWanted: false,
-  };
-}
-
-/** The memory in which the operations of a batch lie while it is written and committed. */
-export interface BatchMemory {
-  readonly bytes: Uint8Array;
-  readonly sums: Uint32Array;
-}
-
-/** The head's side of a commit. */
-export interface Committer {
-  /** The operation is in the log and takes effect now; it is called in order of position. */
-  committed(op: LoggedOp, memory: BatchMemory): void;
-  /** All operations of a batch have been committed. */
-  batchCommitted(): void;
-  /** Room has come free: what was refused by `hasRoom` may try again. */
-  roomFreed(): void;
-  /** The log has failed and stays so; called once. */
-  logFailed(errno: number): void;
-}
-
-/** Mass storage, as far as the durability of bulk records depends on it. */
-export interface DataSync {
-  /** Syncs whatever was written and not synced yet; completes with 0 or a negative errno, later. */
-  syncData(request: IoRequest): void;
-}
-
-export interface SegmentSource {
-  /** A new segment file, preallocated and zero-filled, durable under its name. */
-  create(): Promise<BlockFile>;
-}
-
-export interface OpLogPorts {
-  readonly turns: Turns;
-  readonly regions: RegionSource;
-  readonly checksums: Checksums;
-  readonly segments: SegmentSource;
-  readonly data: DataSync;
-}
-
-/** Where a log goes on: what recovery has found, or an empty one. */
-export interface OpLogState {
-  readonly epoch: Epoch;
-  readonly cut: LogPosition;
-  readonly end: LogPosition;
-  /** Files by logical segment number (position / segment length), those that hold [cut, end). */
-  readonly live: ReadonlyMap<number, BlockFile>;
-  /** What lies in the page of `end` before it: `end` modulo 4096 bytes. */
-  readonly tail: Uint8Array;
-  /** Files that hold nothing that counts. */
-  readonly spare: readonly BlockFile[];
-}
-
-export interface OpLogOptions {
-  readonly segmentBytes: number;
-  /** What all segments together may take; at least four segments. */
-  readonly limitBytes: number;
-}
-
-class Batch implements IoRequest, BatchMemory {
-  readonly region: Region;
-  readonly bytes: Uint8Array;
-  readonly sums: Uint32Array;
-  readonly ops: LoggedOp[] = [];
-  /** Ops in use; the rest of `ops` waits to be used again. */
-  opCount = 0;
-  usedBytes = 0;
-  segment: BlockFile | undefined;
-  state: 'free' | 'filling' | 'writing' | 'written' = 'free';
-  start = 0;
-  readonly #log: { batchWritten(batch: Batch, result: number): void };
-
-  constructor(region: Region, log: { batchWritten(batch: Batch, result: number): void }) {
-    this.region = region;
-    this.bytes = region.bytes;
-    this.sums = new Uint32Array(region.bytes.buffer, 0, region.bytes.length / 4);
-    this.#log = log;
-  }
-
-  nextOp(): LoggedOp {
-    if (this.opCount === this.ops.length) {
-      this.ops.push(emptyOp());
-    }
-    return this.ops[this.opCount++];
-  }
-
-  ioCompleted(result: number): void {
-    this.#log.batchWritten(this, result);
-  }
-}
-
-interface DurableWaiter {
-  readonly position: LogPosition;
-  readonly owner: OpOwner;
-}
-
-export class OpLog {
+export class OpLog implements TurnTask, SyncListener {
   readonly segmentBytes: number;
   readonly limitBytes: number;
   readonly #ports: OpLogPorts;
@@ -196,30 +56,19 @@ export class OpLog {
   readonly #batches: Batch[] = [];
   /** Batches that are being written or wait for their turn to commit, oldest first. */
   readonly #writing = new RingQueue<Batch>();
-  readonly #segments: Map<number, BlockFile>;
-  readonly #spare: BlockFile[];
-  readonly #dirty = new Set<BlockFile>();
+  readonly #segments: SegmentSet;
+  readonly #commits: GroupCommit;
   readonly #header: RecordHeader = emptyHeader();
   /** What the last page holds, as far as `#end`. */
   readonly #tail = new Uint8Array(LOG_PAGE_BYTES);
-  readonly #waiters = new RingQueue<DurableWaiter>();
   #filling: Batch | undefined;
   /** Where the next record goes. */
   #end: LogPosition;
   #committedEnd: LogPosition;
-  #durable: LogPosition;
   #cut: LogPosition;
-  /** The segment that is being made. */
-  #creating: Promise<void> | undefined;
-  #closed = false;
   #turnAsked = false;
   #roomRefused = false;
   #failure = 0;
-  #syncTarget = 0 as LogPosition;
-  #syncsPending = 0;
-  #syncError = 0;
-  #lastSyncCount = 0;
-  readonly #syncPart: IoRequest = { ioCompleted: result => this.#syncPartDone(result) };
 
   constructor(ports: OpLogPorts, committer: Committer, options: OpLogOptions, state: OpLogState) {
     assert(options.limitBytes >= 4 * options.segmentBytes, 'a log has at least four segments');
@@ -233,15 +82,13 @@ export class OpLog {
     this.#cut = state.cut;
     this.#end = state.end;
     this.#committedEnd = state.end;
+    const countMax = Math.floor(options.limitBytes / options.segmentBytes);
+    this.#segments = new SegmentSet(ports.segments, countMax, state.live, state.spare, () => this.#tellRoom());
     // What recovery read may still be in the page cache only: all of it is synced before it counts as durable.
-    this.#durable = state.cut;
-    this.#segments = new Map(state.live);
-    this.#spare = [...state.spare];
+    this.#commits = new GroupCommit(ports.data, this, state.live.values(), state.cut);
     assert(state.tail.length === state.end % LOG_PAGE_BYTES, 'the tail is of the last page');
     this.#tail.set(state.tail);
-    for (const file of state.live.values()) this.#dirty.add(file);
     for (let i = 0; i < logBatchCount; i++) this.#batches.push(new Batch(ports.regions.allocate(logBatchBytes), this));
-    this.#provideSpare();
   }
 
   /** Behind the last record that was committed. */
@@ -255,7 +102,7 @@ export class OpLog {
   }
 
   get durable(): LogPosition {
-    return this.#durable;
+    return this.#commits.durable;
   }
 
   get cut(): LogPosition {
@@ -267,7 +114,7 @@ export class OpLog {
   }
 
   get segmentCount(): number {
-    return this.#segments.size + this.#spare.length;
+    return this.#segments.count;
   }
 
   /** 0, or the errno that ended the log. */
@@ -276,7 +123,7 @@ export class OpLog {
   }
 
   get syncCount(): number {
-    return this.#lastSyncCount;
+    return this.#commits.rounds;
   }
 
   /**
@@ -356,10 +203,10 @@ export class OpLog {
     assert(position <= this.#committedEnd, 'only what is committed can become durable');
     if (this.#failure !== 0) {
       owner.completed(EIO);
-    } else if (position <= this.#durable) {
+    } else if (position <= this.#commits.durable) {
       owner.completed(0);
     } else {
-      this.#waiters.push({ position, owner });
+      this.#commits.wait(position, owner);
       this.#askForTurn();
     }
   }
@@ -373,21 +220,15 @@ export class OpLog {
 
   /** Everything below `position` is in mass storage and in the index: its segments may be used again. */
   trim(position: LogPosition): void {
-    assert(position >= this.#cut && position <= this.#durable, 'the cut rises, and only over what is durable');
+    assert(position >= this.#cut && position <= this.#commits.durable, 'the cut rises, and only over what is durable');
     this.#cut = position;
-    const firstLive = Math.floor(position / this.segmentBytes);
-    for (const [number, file] of this.#segments) {
-      if (number >= firstLive) continue;
-      this.#segments.delete(number);
-      this.#spare.push(file);
-    }
+    this.#segments.freeBefore(Math.floor(position / this.segmentBytes));
     this.#tellRoom();
   }
 
   /** Makes no further segment; resolves when the one that is being made is there. What was appended stays. */
-  async close(): Promise<void> {
-    this.#closed = true;
-    await this.#creating;
+  close(): Promise<void> {
+    return this.#segments.close();
   }
 
   /** Runs at the end of each turn in which something was appended or durability was asked for. */
@@ -395,7 +236,8 @@ export class OpLog {
     this.#turnAsked = false;
     if (this.#failure !== 0) return;
     if (this.#filling !== undefined) this.#write();
-    this.#startSync();
+    const writing = this.#batches.filter(batch => batch.state === 'writing').map(batch => batch.segment!);
+    this.#commits.begin(this.#committedEnd, writing);
   }
 
   batchWritten(batch: Batch, result: number): void {
@@ -407,6 +249,12 @@ export class OpLog {
     batch.state = 'written';
     while (this.#writing.peek()?.state === 'written') this.#commit(this.#writing.shift());
     this.#tellRoom();
+  }
+
+  /** A round of syncs is over. */
+  roundEnded(errno: number): void {
+    if (errno !== 0) this.#fail(errno);
+    else if (this.#commits.isWaitedFor) this.#askForTurn();
   }
 
   #commit(batch: Batch): void {
@@ -434,11 +282,11 @@ export class OpLog {
     const remaining = this.segmentBytes - inSegment;
     if (inSegment !== 0 && recordBytes > remaining) {
       const next = Math.floor(this.#end / this.segmentBytes) + 1;
-      if (!this.#segments.has(next) && !this.#useSpare(next)) return false;
+      if (!this.#ensureSegment(next)) return false;
       if (!this.#closeSegment(remaining)) return false;
     } else if (inSegment === 0) {
       const number = this.#end / this.segmentBytes;
-      if (!this.#segments.has(number) && !this.#useSpare(number)) return false;
+      if (!this.#ensureSegment(number)) return false;
       // The record before filled its segment to the last byte: its batch ends with it.
       if (this.#filling !== undefined && this.#filling.segment !== this.#segments.get(number)) this.#write();
     }
@@ -483,31 +331,8 @@ export class OpLog {
     return true;
   }
 
-  #useSpare(number: number): boolean {
-    const cutSegment = Math.floor(this.#cut / this.segmentBytes);
-    if ((number - cutSegment + 1) * this.segmentBytes > this.limitBytes) return false;
-    const file = this.#spare.pop();
-    if (file !== undefined) this.#segments.set(number, file);
-    this.#provideSpare();
-    return file !== undefined;
-  }
-
-  /** Has a next segment made before the current one is full. */
-  #provideSpare(): void {
-    if (this.#creating !== undefined || this.#closed || this.#spare.length > 1 || this.#failure !== 0) return;
-    if ((this.segmentCount + 1) * this.segmentBytes > this.limitBytes) return;
-    this.#creating = this.#ports.segments.create().then(
-      file => {
-        this.#creating = undefined;
-        this.#spare.push(file);
-        this.#provideSpare();
-        this.#tellRoom();
-      },
-      () => {
-        // No space for a further segment: the log goes round in those that it has. Tried again with the next need.
-        this.#creating = undefined;
-      },
-    );
+  #ensureSegment(number: number): boolean {
+    return this.#segments.ensure(number, Math.floor(this.#cut / this.segmentBytes));
   }
 
   #append(
@@ -531,7 +356,7 @@ export class OpLog {
     header.epoch = this.#epoch;
     header.volume = volume;
     header.op = op;
-    header.durable = this.#durable;
+    header.durable = this.#commits.durable;
     header.first = first;
     header.count = count;
     const logged = batch.nextOp();
@@ -573,39 +398,8 @@ export class OpLog {
     this.#tail.set(batch.bytes.subarray(batch.usedBytes - inPage, batch.usedBytes));
     batch.state = 'writing';
     this.#writing.push(batch);
-    this.#dirty.add(batch.segment);
+    this.#commits.touched(batch.segment);
     batch.segment.write(batch.start % this.segmentBytes, batch.region, 0, length, batch);
-  }
-
-  #startSync(): void {
-    if (this.#syncsPending > 0 || this.#waiters.length === 0 || this.#failure !== 0) return;
-    // Waiters ask only for what is committed, so the newest of them is covered by a sync that starts now.
-    this.#syncTarget = this.#committedEnd;
-    this.#syncError = 0;
-    this.#syncsPending = this.#dirty.size + 1;
-    const files = [...this.#dirty];
-    this.#dirty.clear();
-    // A batch whose write is under way is not covered: its file stays dirty.
-    for (const batch of this.#batches) if (batch.state === 'writing') this.#dirty.add(batch.segment!);
-    for (const file of files) file.sync(this.#syncPart);
-    this.#ports.data.syncData(this.#syncPart);
-  }
-
-  #syncPartDone(result: number): void {
-    if (result < 0 && this.#syncError === 0) this.#syncError = -result;
-    this.#syncsPending--;
-    if (this.#syncsPending > 0) return;
-    if (this.#syncError !== 0) {
-      this.#fail(this.#syncError);
-      return;
-    }
-    this.#lastSyncCount++;
-    this.#durable = this.#syncTarget;
-    for (let next = this.#waiters.peek(); next !== undefined; next = this.#waiters.peek()) {
-      if (next.position > this.#durable) break;
-      this.#waiters.shift().owner.completed(0);
-    }
-    if (this.#waiters.length > 0) this.#askForTurn();
   }
 
   #tellRoom(): void {
@@ -627,7 +421,7 @@ export class OpLog {
     };
     while (this.#writing.length > 0) collect(this.#writing.shift());
     if (this.#filling !== undefined) collect(this.#filling);
-    while (this.#waiters.length > 0) owners.push(this.#waiters.shift().owner);
+    owners.push(...this.#commits.giveUp());
     for (const owner of owners) owner.completed(EIO);
   }
 }

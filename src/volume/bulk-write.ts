@@ -10,7 +10,7 @@ import type { IoRequest } from '../base/io.ts';
 import type { Location } from '../base/location.ts';
 import type { Region } from '../base/memory.ts';
 import type { BlockNumber } from '../base/units.ts';
-import type { BulkChunk, OpOwner } from '../oplog/log.ts';
+import type { BulkChunk, OpOwner } from '../oplog/logged-op.ts';
 import { bulkRecordBytes } from '../oplog/record.ts';
 import type { Volume } from './volume.ts';
 import type { RoomWaiter, Writer } from './writer.ts';

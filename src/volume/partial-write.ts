@@ -6,7 +6,7 @@ import type { BufferWaiter } from '../base/bounce-pool.ts';
 import { EIO } from '../base/errno.ts';
 import type { BlockNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
-import type { OpOwner } from '../oplog/log.ts';
+import type { OpOwner } from '../oplog/logged-op.ts';
 import { writeRecordBytes } from '../oplog/record.ts';
 import type { Span, SpanOwner } from './span.ts';
 import type { Volume } from './volume.ts';

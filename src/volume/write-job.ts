@@ -14,7 +14,7 @@ import { bulkChunksMax, inlineOpBytesMax, nbdInlineBytesMax } from '../base/limi
 import type { BlockNumber } from '../base/units.ts';
 import { BLOCK_BYTES, MIB, roundUp } from '../base/units.ts';
 import type { VolumeRequest } from '../nbd-server/exported-volume.ts';
-import type { OpOwner } from '../oplog/log.ts';
+import type { OpOwner } from '../oplog/logged-op.ts';
 import { RECORD_HEADER_BYTES, RecordKind, writeRecordBytes } from '../oplog/record.ts';
 import { BulkWrite } from './bulk-write.ts';
 import { PartialWrite } from './partial-write.ts';

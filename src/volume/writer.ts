@@ -19,7 +19,7 @@ import { RingQueue } from '../base/ring-queue.ts';
 import type { BlockNumber, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { VolumeRequest } from '../nbd-server/exported-volume.ts';
-import type { BulkChunk, OpOwner } from '../oplog/log.ts';
+import type { BulkChunk, OpOwner } from '../oplog/logged-op.ts';
 import { RECORD_HEADER_BYTES, RecordKind, writeRecordBytes } from '../oplog/record.ts';
 import type { ReadPorts, SpanPool } from './span.ts';
 import type { Volume } from './volume.ts';

@@ -78,7 +78,9 @@ t.test('a file system lives through kills, an upgrade and a growing volume', { s
   await event('written', loadSeconds * 2000);
   if (!ended) await sledgeJson(dataDirectory, 'volume', 'grow', 'disk', '--size', String(320 * MIB));
   writeFileSync(join(share, 'grow'), '');
-  const values = guestValues(await guest);
+  const output = await guest;
+  const values = guestValues(output);
+  for (const line of output.split('\n')) if (line.startsWith('supervisor: ')) t.comment(line);
 
   t.equal(values.get('size'), String(256 * MIB));
   t.equal(values.get('fio'), '0', 'all that was written is read back');
@@ -86,11 +88,14 @@ t.test('a file system lives through kills, an upgrade and a growing volume', { s
   t.equal(values.get('reads'), values.get('writes'), 'all of it was verified');
   t.equal(values.get('kernel_errors'), '0');
   t.equal(values.get('fsck'), '0');
-  t.equal(values.get('reconnects'), String(outagesMs.length + 1));
+  // More than that, when the machine is so busy that a request takes longer than its time.
+  t.ok(Number(values.get('reconnects')) >= outagesMs.length + 1, `${values.get('reconnects')} reconnects`);
   const stallMs = Number(values.get('longest_stall_ms'));
   const allowedMs = Math.round(longestOutageMs) + REQUEST_TIMEOUT_MS + 500;
   t.comment(`longest stall ${stallMs} ms, longest outage ${Math.round(longestOutageMs)} ms, allowed ${allowedMs} ms`);
   t.comment(`attached in ${values.get('attach_seconds')} s; grown after ${values.get('grown_after_seconds')} s`);
+  t.comment(`supervisor: ${values.get('supervisor_kib')} KiB, ${values.get('supervisor_descriptors')} descriptors`);
+  t.ok(Number(values.get('supervisor_descriptors')) < 40, 'old connections do not pile up');
   t.ok(stallMs > 400 && stallMs <= allowedMs, `${stallMs} ms`);
   t.equal(values.get('grown_to'), String(320 * MIB));
   t.ok(Number(values.get('grown_after_seconds')) <= 5, 'the device grows within seconds');

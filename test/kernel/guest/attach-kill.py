@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from attach_common import HOST, command, kernel_errors, leftovers, note, say, size, tell, wait_for, wait_until
+from attach_common import HOST, command, kernel_errors, leftovers, say, size, tell, wait_for, wait_until
 
 SLEDGE, PORT, VOLUME, SHARE, SECONDS = sys.argv[1:6]
 URI = "nbd://%s:%s/%s" % (HOST, PORT, VOLUME)
@@ -56,10 +56,13 @@ def main():
     say("listed", len(listed))
     say("state", listed[0]["state"])
     say("reconnects", listed[0]["reconnects"])
+    with open("/proc/%d/status" % listed[0]["pid"]) as file:
+        say("supervisor_kib", [line.split()[1] for line in file if line.startswith("VmRSS")][0])
+    say("supervisor_descriptors", len(os.listdir("/proc/%d/fd" % listed[0]["pid"])))
     command("umount", "/mnt/fs")
     say("fsck", subprocess.run(["e2fsck", "-fn", DEVICE], stdout=sys.stderr).returncode)
     with open("/run/sledge/%s.log" % VOLUME) as file:
-        note(file.read())
+        print("".join("supervisor: %s" % line for line in file), flush=True)
     command(SLEDGE, "detach", VOLUME)
     say("left", len(leftovers()))
     say("kernel_errors", kernel_errors())
