@@ -1,0 +1,53 @@
+/**
+ * What destaging does to log and index, with the ways in which that fails: one place knows that the index takes no
+ * further transaction after one that failed.
+ */
+import { errnoName } from '../base/errno.ts';
+import { completion } from '../base/io-wait.ts';
+import type { IndexTransaction } from '../index/index-store.ts';
+import type { Head } from './head.ts';
+
+/** Destaging cannot go on; nothing is lost, the log still holds it all. */
+export class DestageStuck extends Error {
+  override readonly name = 'DestageStuck';
+  readonly lasts: 'for now' | 'for good';
+
+  constructor(message: string, lasts: 'for now' | 'for good' = 'for now') {
+    super(message);
+    this.lasts = lasts;
+  }
+}
+
+export class DestageStore {
+  readonly #head: Head;
+  #failed = false;
+
+  constructor(head: Head) {
+    this.#head = head;
+  }
+
+  /** A commit has failed: what the index holds is found out at the next start, and until then no slot comes free. */
+  get failed(): boolean {
+    return this.#failed;
+  }
+
+  /** Resolves when everything that was committed is durable in the log. */
+  async logSynced(): Promise<void> {
+    if ((await this.#head.flush()) !== 0) throw new DestageStuck('the op log cannot be synced');
+  }
+
+  /** To be called before slots are marked for a transaction: marks of one that is never made would stay. */
+  refuseFailed(): void {
+    if (this.#failed) throw new DestageStuck('the index could not be written', 'for good');
+  }
+
+  /** Commits the transaction together with the columns that have changed. */
+  async commit(transaction: IndexTransaction): Promise<void> {
+    this.refuseFailed();
+    this.#head.slots.store(transaction);
+    const result = await completion(request => transaction.commit(request));
+    if (result >= 0) return;
+    this.#failed = true;
+    throw new DestageStuck(`the index cannot be written: ${errnoName(result)}`, 'for good');
+  }
+}
