@@ -2,7 +2,7 @@
  * The systemd unit that attaches a device at boot and keeps its supervisor: written by `sledge attach --persist`. Pure.
  *
  * The unit adopts a device that is attached already, so that a supervisor that was restarted takes over where the last one
- * left off. `KillMode=process` and the missing device timeout keep systemd from ending more than it should.
+ * left off. It is ready once the device is (Type=notify), and waits for that as long as it takes the server to come.
  */
 
 /** `sledge-attach-NAME.service`; what a unit's name may not hold is escaped as systemd-escape does. */

@@ -1,7 +1,7 @@
 /**
  * What a client under TLS needs on disk, in files named as libnbd and qemu name them: `ca-cert.pem`, which has signed the
  * server's certificate, with `client-cert.pem` and `client-key.pem` where the server asks for one; or a PSK file with
- * lines NAME:HEXKEY. Read anew for each connection is not needed: a supervisor that is restarted reads them again.
+ * lines NAME:HEXKEY. Read once by each supervisor: new files take effect when it is started again.
  */
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';

@@ -15,7 +15,8 @@ import { skipOnStandIn, sledgeJson, sledgeProgram, startServer } from '../suppor
 const MIB = 2 ** 20;
 const isLong = process.env['SLEDGE_TEST_LONG'] === '1';
 const times = isLong ? 100 : 20;
-const skip = skipWithoutRig() || skipUnlessInstalled('python3', 'certtool', 'setpriv', 'socat') || skipOnStandIn();
+const skip =
+  skipWithoutRig() || skipUnlessInstalled('python3', 'certtool', 'setpriv', 'socat', 'nbdkit') || skipOnStandIn();
 
 t.setTimeout(600_000);
 
@@ -87,6 +88,7 @@ t.test('refusals, adoption, TLS', { skip, timeout: 120_000 }, async t => {
     ['unit_left', 'False'],
     ['left_by_tls', '0'],
     ['kernel_errors', '0'],
+    ['over_unix', 'True'],
     ['fails', 'True'],
     ['last_error', 'True'],
     ['both_reconnected', 'True'],

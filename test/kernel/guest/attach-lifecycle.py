@@ -71,6 +71,17 @@ def in_use():
     command("umount", "/mnt/fs")
 
 
+def another_server():
+    """Any NBD server will do; this one is reached over a Unix socket."""
+    server = subprocess.Popen(["nbdkit", "-f", "-U", "/run/nbdkit.sock", "memory", "64M"])
+    wait_until(lambda: os.path.exists("/run/nbdkit.sock"), 10, "nbdkit")
+    attach("other", "/dev/nbd5", "--from", "nbd+unix:///?socket=/run/nbdkit.sock", "--connections", "2")
+    say("over_unix", fill("/dev/nbd5", "u").wait() == 0 and holds("/dev/nbd5", "u"))
+    command(SLEDGE, "detach", "other")
+    server.kill()
+    server.wait()
+
+
 def adoption():
     """The supervisor dies; the device works on; the server is replaced; I/O waits; another supervisor takes over."""
     [device] = listed()
@@ -171,6 +182,6 @@ for part in (refusals, in_use, adoption, encrypted):
     part()
     note("%s: until %.1f s" % (part.__name__, time.monotonic() - started))
 say("kernel_errors", kernel_errors())
-for part in (impatient, abandoned):
+for part in (another_server, impatient, abandoned):
     part()
     note("%s: until %.1f s" % (part.__name__, time.monotonic() - started))
