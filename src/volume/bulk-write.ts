@@ -13,10 +13,10 @@ import type { BlockNumber } from '../base/units.ts';
 import type { BulkChunk, OpOwner } from '../oplog/logged-op.ts';
 import { bulkRecordBytes } from '../oplog/record.ts';
 import type { Volume } from './volume.ts';
-import type { RoomWaiter, Writer } from './writer.ts';
+import type { RoomWaiter, WriteQueue } from './write-ports.ts';
 
 export class BulkWrite implements IoRequest, RoomWaiter {
-  readonly #writer: Writer;
+  readonly #writer: WriteQueue;
   readonly #volume: Volume;
   readonly #first: BlockNumber;
   readonly #count: number;
@@ -30,7 +30,7 @@ export class BulkWrite implements IoRequest, RoomWaiter {
 
   /** `count` chunks from block `first` on become what lies in `region`, or allocated zeroes without one. */
   constructor(
-    writer: Writer,
+    writer: WriteQueue,
     volume: Volume,
     first: BlockNumber,
     count: number,

@@ -10,10 +10,10 @@ import type { OpOwner } from '../oplog/logged-op.ts';
 import { writeRecordBytes } from '../oplog/record.ts';
 import type { Span, SpanOwner } from './span.ts';
 import type { Volume } from './volume.ts';
-import type { CommitWaiter, RoomWaiter, Writer } from './writer.ts';
+import type { CommitWaiter, RoomWaiter, WriteQueue } from './write-ports.ts';
 
 export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, SpanOwner {
-  readonly #writer: Writer;
+  readonly #writer: WriteQueue;
   readonly #volume: Volume;
   readonly #block: BlockNumber;
   readonly #from: number;
@@ -26,7 +26,7 @@ export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, Spa
 
   /** `length` bytes from `from` within the block become those at `sourceOffset` of `source`, or zeroes without one. */
   constructor(
-    writer: Writer,
+    writer: WriteQueue,
     volume: Volume,
     block: BlockNumber,
     from: number,

@@ -20,14 +20,14 @@ import { BulkWrite } from './bulk-write.ts';
 import { PartialWrite } from './partial-write.ts';
 import type { LockWaiter } from './range-locks.ts';
 import type { Volume } from './volume.ts';
-import type { RoomWaiter, Writer } from './writer.ts';
+import type { RoomWaiter, WriteQueue } from './write-ports.ts';
 
 /** What writes of zeroes that have to stay allocated take their data from. */
 const ZEROES = new Uint8Array(inlineOpBytesMax);
 const BULK_BYTES_MAX = 8 * MIB;
 
 export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
-  readonly #writer: Writer;
+  readonly #writer: WriteQueue;
   readonly #free: WriteJob[];
   #volume: Volume | undefined;
   #request: VolumeRequest | undefined;
@@ -41,7 +41,7 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
   #pending = 0;
   #errno = 0;
 
-  constructor(writer: Writer, free: WriteJob[]) {
+  constructor(writer: WriteQueue, free: WriteJob[]) {
     this.#writer = writer;
     this.#free = free;
   }

@@ -14,7 +14,6 @@ import type { RecoveryRow } from '../../../src/head/recovery.ts';
 import { recover } from '../../../src/head/recovery.ts';
 import { SlotAllocator } from '../../../src/head/slot-allocator.ts';
 import type { IndexState } from '../../../src/index/index-store.ts';
-import { IndexContents, MemoryIndex } from '../../../src/index/memory-index.ts';
 import type { Extent, VolumeCommand, VolumeRequest } from '../../../src/nbd-server/exported-volume.ts';
 import { OpLog } from '../../../src/oplog/log.ts';
 import { identifySegments } from '../../../src/oplog/scan.ts';
@@ -24,6 +23,7 @@ import { Sled } from '../../../src/sled/sled.ts';
 import { BlockCache } from '../../../src/volume/block-cache.ts';
 import { Overlay } from '../../../src/volume/overlay.ts';
 import type { Volume } from '../../../src/volume/volume.ts';
+import { IndexContents, MemoryIndex } from '../../support/memory-index.ts';
 import { MemoryLoop } from '../../support/memory-loop.ts';
 import { ControlledFile } from '../oplog/controlled-file.ts';
 

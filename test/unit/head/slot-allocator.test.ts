@@ -6,9 +6,9 @@ import { locationDevice, locationOf, locationPosition } from '../../../src/base/
 import type { LogPosition, VolumeNumber } from '../../../src/base/units.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { SlotAllocator } from '../../../src/head/slot-allocator.ts';
-import { IndexContents, MemoryIndex } from '../../../src/index/memory-index.ts';
 import { Device } from '../../../src/sled/device.ts';
 import { randomFrom, testSeed } from '../../contract/io-support.ts';
+import { IndexContents, MemoryIndex } from '../../support/memory-index.ts';
 import { MemoryLoop } from '../../support/memory-loop.ts';
 import { ControlledFile } from '../oplog/controlled-file.ts';
 

@@ -2,10 +2,16 @@
  * The index port over sorted maps in memory, for simulations and as the other side of the contract tests. A commit is
  * applied when the caller lets it (`ports.commit`), so a simulated crash can fall before or after it.
  */
-import type { IoRequest } from '../base/io.ts';
-import type { VolumeNumber } from '../base/units.ts';
-import type { ChunkEntry } from './chunk-entry.ts';
-import type { ColumnEntry, IndexState, IndexStore, IndexTransaction, VolumeEntry } from './index-store.ts';
+import type { IoRequest } from '../../src/base/io.ts';
+import type { VolumeNumber } from '../../src/base/units.ts';
+import type { ChunkEntry } from '../../src/index/chunk-entry.ts';
+import type {
+  ColumnEntry,
+  IndexState,
+  IndexStore,
+  IndexTransaction,
+  VolumeEntry,
+} from '../../src/index/index-store.ts';
 
 /** What a memory index holds; survives the index object, as a file survives a process. */
 export class IndexContents {

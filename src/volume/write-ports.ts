@@ -1,0 +1,90 @@
+/** What writing takes of the rest of the head, and what the parts of a write take of the writer. */
+import type { IoRequest } from '../base/io.ts';
+import type { Location } from '../base/location.ts';
+import type { Region } from '../base/memory.ts';
+import type { BlockNumber, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
+import type { BulkChunk, OpOwner } from '../oplog/logged-op.ts';
+import type { RecordKind } from '../oplog/record.ts';
+import type { ReadPorts, SpanPool } from './span.ts';
+
+/** The log, as far as writing needs it (`oplog/log.ts`). */
+export interface LogAppends {
+  readonly failure: number;
+  readonly committedEnd: LogPosition;
+  readonly appendedEnd: LogPosition;
+  hasRoom(recordBytes: number): boolean;
+  appendWrite(
+    volume: VolumeNumber,
+    op: OpNumber,
+    first: BlockNumber,
+    count: number,
+    source: Uint8Array,
+    sourceOffset: number,
+    owner: OpOwner,
+    durableWanted: boolean,
+  ): void;
+  appendBulk(
+    volume: VolumeNumber,
+    op: OpNumber,
+    firstChunk: number,
+    chunks: readonly BulkChunk[],
+    owner: OpOwner,
+    durableWanted: boolean,
+  ): void;
+  appendRange(
+    kind: RecordKind,
+    volume: VolumeNumber,
+    op: OpNumber,
+    first: BlockNumber,
+    count: number,
+    owner: OpOwner,
+    durableWanted: boolean,
+  ): void;
+}
+
+export interface StorageWrites {
+  write(location: Location, region: Region, offset: number, length: number, request: IoRequest): void;
+  /** A write has completed: the next sync has to cover it. */
+  wrote(location: Location): void;
+  writeFailed(location: Location): void;
+}
+
+export interface SlotSource {
+  /** Undefined when mass storage is full. */
+  allocate(volume: VolumeNumber, chunkBytes: number): Location | undefined;
+  /** A slot that no record names. */
+  release(location: Location): void;
+}
+
+export interface WritePorts {
+  readonly reads: ReadPorts;
+  readonly spans: SpanPool;
+  readonly log: LogAppends;
+  readonly storage: StorageWrites;
+  readonly slots: SlotSource;
+  /** The overlay or the log is short of room: the destage should hurry. */
+  roomWanted(): void;
+}
+
+/** Waits until its next record fits. */
+export interface RoomWaiter {
+  /** Tries again; true when it does not wait for room any more, whatever became of it. */
+  tryAppend(): boolean;
+}
+
+/** Told when all that was appended before it asked has been committed. */
+export interface CommitWaiter {
+  committedSoFar(): void;
+}
+
+/** The writer, as its jobs see it. */
+export interface WriteQueue {
+  readonly ports: WritePorts;
+  /**
+   * Whether a record of this length that enters `rows` rows into the overlay may be appended now; the rows are then
+   * reserved. Those who wait already come first: `waiter` is the one that asks, if it is one of them.
+   */
+  admit(recordBytes: number, rows: number, waiter: RoomWaiter | undefined): boolean;
+  waitForRoom(waiter: RoomWaiter): void;
+  waitForCommit(waiter: CommitWaiter): void;
+}
