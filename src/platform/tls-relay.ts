@@ -13,7 +13,8 @@ import { encodeOption } from '../nbd-server-protocol/client-handshake.ts';
 import { OPT_ABORT } from '../nbd-server-protocol/constants.ts';
 import { formatNbdUri, type NbdUri } from '../nbd-server-protocol/uri.ts';
 import { addon } from './addon.ts';
-import type { FirstConnection, HandshakeChannel, Negotiate } from './attach-connector.ts';
+import type { FirstConnection, HandshakeChannel } from './client-negotiation.ts';
+import { negotiate } from './client-negotiation.ts';
 import { systemError } from './system-error.ts';
 import { connectionOptions, type TlsClientMaterial } from './tls-client.ts';
 
@@ -21,12 +22,7 @@ const PAIR_BUFFER_BYTES = 4 * 1024 * 1024;
 
 export const TlsRelay = {
   /** A connection under TLS, with the kernel's end of the relay as its socket. */
-  async connect(
-    uri: NbdUri,
-    material: TlsClientMaterial | undefined,
-    timeoutMs: number,
-    negotiate: Negotiate,
-  ): Promise<FirstConnection> {
+  async connect(uri: NbdUri, material: TlsClientMaterial | undefined, timeoutMs: number): Promise<FirstConnection> {
     const channel = new NodeChannel(uri, timeoutMs);
     try {
       const handshake = await negotiate(channel, uri, false, () => channel.upgrade(material));
@@ -44,12 +40,7 @@ export const TlsRelay = {
     }
   },
 
-  async inquire(
-    uri: NbdUri,
-    material: TlsClientMaterial | undefined,
-    timeoutMs: number,
-    negotiate: Negotiate,
-  ): Promise<number> {
+  async inquire(uri: NbdUri, material: TlsClientMaterial | undefined, timeoutMs: number): Promise<number> {
     const channel = new NodeChannel(uri, timeoutMs);
     try {
       const handshake = await negotiate(channel, uri, true, () => channel.upgrade(material));
