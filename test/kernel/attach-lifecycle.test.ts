@@ -14,7 +14,7 @@ import { skipOnStandIn, sledgeJson, sledgeProgram, startServer } from '../suppor
 
 const MIB = 2 ** 20;
 const isLong = process.env['SLEDGE_TEST_LONG'] === '1';
-const times = isLong ? 100 : 20;
+const times = isLong ? 100 : 10;
 const skip =
   skipWithoutRig() || skipUnlessInstalled('python3', 'certtool', 'setpriv', 'socat', 'nbdkit') || skipOnStandIn();
 
@@ -116,7 +116,7 @@ t.test(`attached and detached ${times} times, nothing is left`, { skip, timeout:
   const output = await runGuestOk({
     script: 'attach-repeat.py',
     args: [sledgeProgram, String(server.port), 'disk', String(times)],
-    limitSeconds: times * 4 + 10,
+    limitSeconds: times * 4 + 60,
   });
   const values = guestValues(output);
   t.equal(values.get('turns'), String(times));
