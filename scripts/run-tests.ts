@@ -27,6 +27,9 @@ interface Group {
   readonly io: 'each' | 'default';
 }
 
+/** What the kernel rig says when its guest made no progress: its user-mode network loses packets on a busy host. */
+const STALLED_GUEST = /boot-and-run.*: over the limit/;
+
 const GROUPS: readonly Group[] = [
   { name: 'unit', timeoutSeconds: 60, alone: false, fast: true, io: 'default' },
   { name: 'contract', timeoutSeconds: 60, alone: false, fast: true, io: 'default' },
@@ -145,9 +148,6 @@ async function runSome(alone: boolean): Promise<void> {
   });
   await Promise.all(workers);
 }
-
-/** What the kernel rig says when its guest made no progress: its user-mode network loses packets on a busy host. */
-const STALLED_GUEST = /boot-and-run.*: over the limit/;
 
 async function runFile(run: Run, attempt: 'first' | 'second' = 'first'): Promise<void> {
   const label = run.io === undefined ? run.file : `${run.file} (${run.io})`;
