@@ -90,6 +90,7 @@ static struct {
   bool fua, once, verify, json, force, libnbd;
   int hdr;                      /* 0 simple, 1 structured, 2 extended */
   uint32_t flush_every;
+  uint64_t interval_ns, intervals;      /* --interval: its length, how many fit */
   uint64_t off, size;           /* range used; size 0: to the end */
   uint64_t seed;
   const char *label;
@@ -199,6 +200,7 @@ struct slot {                   /* one place in the queue */
   uint32_t gen;                 /* guards against replies to old requests */
   int err;                      /* NBD error of the current request */
   uint32_t got;                 /* read bytes received so far */
+  uint32_t since_flush;         /* writes answered since its last flush */
   bool busy, early;             /* early: answered before wholly sent */
   int unsent;                   /* raw: pieces still in the out queue */
   unsigned char *buf;           /* own payload: --verify or libnbd */
@@ -212,7 +214,6 @@ struct conn {
   int id, inflight;
   struct slot *slots;
   uint64_t pos, lo, hi;         /* sequential: next block and its limits */
-  uint32_t since_flush;
   struct slot **done;           /* finished, to be accounted and reissued */
   int ndone;
   bool exhausted;               /* --once: range covered */
@@ -240,6 +241,7 @@ struct worker {
   unsigned char *wbuf;          /* shared payload of writes */
   struct hist lat[OP_COUNT];
   uint64_t bytes[OP_COUNT], errors, bad_data;
+  uint64_t *done_in;            /* completions of each interval */
   int first_err;
   int ep;
 };
@@ -269,14 +271,23 @@ static bool check_pattern(const unsigned char *p, uint64_t off, size_t n)
   return true;
 }
 
-/* Chooses what slot s does next.  False: this connection has no more to do. */
+/* Requests that count as operations: flushes only where nothing else is sent. */
+static inline bool is_counted(enum op op)
+{
+  return op != OP_FLUSH || cfg.main_op == OP_FLUSH;
+}
+
+/* Chooses what slot s does next.  False: this connection has no more to do.
+ * A slot has one request in flight, so its flush goes out when its writes were
+ * answered: -q 16 -F 1 is 16 independent writers that each wait for their data
+ * to be durable before they write again. */
 static bool next_request(struct slot *s)
 {
   struct conn *c = s->c;
   struct worker *w = c->w;
 
-  if (cfg.flush_every && c->since_flush >= cfg.flush_every) {
-    c->since_flush = 0;
+  if (cfg.flush_every && s->since_flush >= cfg.flush_every) {
+    s->since_flush = 0;
     s->op = OP_FLUSH;
     s->off = 0;
     return true;
@@ -294,7 +305,7 @@ static bool next_request(struct slot *s)
     s->off = range_lo + c->pos++ * cfg.bs;
   }
   if (s->op == OP_WRITE || s->op == OP_TRIM || s->op == OP_ZERO)
-    c->since_flush++;
+    s->since_flush++;
   return true;
 }
 
@@ -312,6 +323,10 @@ static void account(struct slot *s, uint64_t t)
   if (t >= t_begin && t < t_end) {
     h_add(&w->lat[s->op], t - s->t0);
     if (!s->err && s->op != OP_FLUSH) w->bytes[s->op] += cfg.bs;
+    if (cfg.intervals && is_counted(s->op)) {
+      uint64_t i = (t - t_begin) / cfg.interval_ns;
+      if (i < cfg.intervals) w->done_in[i]++;
+    }
   }
 }
 
@@ -341,7 +356,8 @@ static void parse_uri(const char *uri)
   else if (!strncmp(uri, "nbd+unix://", 11)) { p = uri + 11; un = true; }
   else die("%s: the raw engine takes nbd:// and nbd+unix:// only", uri);
 
-  const char *slash = strchr(p, '/'), *q = strchr(p, '?');
+  const char *q = strchr(p, '?'), *slash = p + strcspn(p, "/?");
+  if (*slash != '/') slash = NULL;      /* no name; one behind the ? is of a path */
   const char *auth_end = slash ? slash : q ? q : p + strlen(p);
   const char *name = slash ? slash + 1 : "", *name_end = q ? q : name + strlen(name);
   uri_export = pct_decode(name, slash ? (size_t) (name_end - name) : 0);
@@ -1030,6 +1046,12 @@ static void set_workload(const char *w)
   die("unknown workload: %s", w);
 }
 
+#ifdef HAVE_LIBNBD
+#define ENGINES "raw or libnbd                         (raw)"
+#else
+#define ENGINES "raw (this one is built without libnbd)"
+#endif
+
 static void usage(FILE *f)
 {
   fputs(
@@ -1044,16 +1066,18 @@ static void usage(FILE *f)
 "  -r, --ramp=SECS     unmeasured time before it             (0.5)\n"
 "  -T, --threads=N     client threads, sharing the connections (1)\n"
 "  -f, --fua           set FUA on write, trim and zero requests\n"
-"  -F, --flush-every=N a flush after every N writes of a connection\n"
+"  -F, --flush-every=N a flush after every N writes of each place in the queue, when\n"
+"                      they were answered; rates count the writes\n"
 "  -m, --read-pct=N    share of reads in randrw and rw       (70)\n"
 "  -o, --offset=SIZE   use the export from here              (0)\n"
 "  -s, --size=SIZE     use this much of it                   (all)\n"
 "  -1, --once          sequential: cover the range once, whatever the time\n"
 "  -V, --verify        write a pattern of (offset, seed) and check reads against it\n"
 "  -S, --seed=N        of the pattern and of random offsets  (1)\n"
-"  -e, --engine=E      raw or libnbd                         (raw)\n"
+"  -e, --engine=E      " ENGINES "\n"
 "  -H, --headers=H     simple, structured or extended        (structured if offered)\n"
 "  -p, --server-pid=N  report the CPU time of this process and its children\n"
+"      --interval=MS   also count what completes in each interval of the time\n"
 "      --timeout=SECS  a server silent this long has stalled (20)\n"
 "      --force         do not check the export's flags first\n"
 "  -l, --label=TEXT    copied to the output\n"
@@ -1069,7 +1093,7 @@ static void parse_options(int argc, char **argv)
     { "read-pct", 1, 0, 'm' }, { "offset", 1, 0, 'o' }, { "size", 1, 0, 's' },
     { "once", 0, 0, '1' }, { "verify", 0, 0, 'V' }, { "seed", 1, 0, 'S' },
     { "engine", 1, 0, 'e' }, { "headers", 1, 0, 'H' }, { "server-pid", 1, 0, 'p' },
-    { "timeout", 1, 0, 1000 }, { "force", 0, 0, 1001 }, { "label", 1, 0, 'l' },
+    { "timeout", 1, 0, 1000 }, { "force", 0, 0, 1001 }, { "interval", 1, 0, 1002 }, { "label", 1, 0, 'l' },
     { "json", 0, 0, 'j' }, { "help", 0, 0, 'h' }, { 0, 0, 0, 0 } };
   int o;
   while ((o = getopt_long(argc, argv, "w:b:c:q:t:r:T:fF:m:o:s:1VS:e:H:p:l:jh", lo, NULL)) != -1)
@@ -1101,6 +1125,10 @@ static void parse_options(int argc, char **argv)
     case 'p': cfg.server_pid = atoi(optarg); break;
     case 1000: cfg.timeout = atof(optarg); break;
     case 1001: cfg.force = true; break;
+    case 1002:
+      if (atof(optarg) < 0.001) die("bad interval: %s", optarg);
+      cfg.interval_ns = (uint64_t) (atof(optarg) * 1e6);
+      break;
     case 'l': cfg.label = optarg; break;
     case 'j': cfg.json = true; break;
     case 'h': usage(stdout); exit(0);
@@ -1113,7 +1141,11 @@ static void parse_options(int argc, char **argv)
   if (cfg.qd > 65536 || cfg.conns > 10000) die("too many requests in flight");
   if (cfg.threads > cfg.conns) cfg.threads = cfg.conns;
   if (cfg.once && cfg.random) die("--once is for sequential workloads");
+  if (cfg.once && cfg.interval_ns) die("--interval needs a time, --once has none");
   if (cfg.once) { cfg.secs = 86400; cfg.ramp = 0; }
+  /* What is left of the time after the last whole interval is not counted. */
+  if (cfg.interval_ns) cfg.intervals = (uint64_t) (cfg.secs * 1e9) / cfg.interval_ns;
+  if (cfg.intervals > 1000000) die("too many intervals");
 #ifndef HAVE_LIBNBD
   if (cfg.libnbd) die("built without libnbd");
 #endif
@@ -1136,6 +1168,13 @@ static void check_flags(void)
 }
 
 /* -------------------------------------------------------------- report -- */
+static uint64_t done_in(const struct worker *ws, uint64_t interval)
+{
+  uint64_t n = 0;
+  for (int i = 0; i < cfg.threads; i++) n += ws[i].done_in[interval];
+  return n;
+}
+
 static void report(struct worker *ws, double secs, struct cpu a, struct cpu b)
 {
   static struct hist all, per[OP_COUNT];
@@ -1145,7 +1184,7 @@ static void report(struct worker *ws, double secs, struct cpu a, struct cpu b)
   for (int i = 0; i < cfg.threads; i++) {
     for (int o = 0; o < OP_COUNT; o++) {
       h_merge(&per[o], &ws[i].lat[o]);
-      if (o != OP_FLUSH || cfg.main_op == OP_FLUSH) h_merge(&all, &ws[i].lat[o]);
+      if (is_counted((enum op) o)) h_merge(&all, &ws[i].lat[o]);
       bytes += ws[i].bytes[o];
     }
     errors += ws[i].errors; bad += ws[i].bad_data;
@@ -1172,6 +1211,12 @@ static void report(struct worker *ws, double secs, struct cpu a, struct cpu b)
       if (per[o].n)
         printf("\"%s\":{\"ops\":%" PRIu64 ",\"p50\":%.1f,\"p99\":%.1f,\"p999\":%.1f},", op_name[o],
                per[o].n, h_pct_us(&per[o], 50), h_pct_us(&per[o], 99), h_pct_us(&per[o], 99.9));
+    if (cfg.intervals) {
+      printf("\"interval_ms\":%g,\"intervals\":[", (double) cfg.interval_ns / 1e6);
+      for (uint64_t i = 0; i < cfg.intervals; i++)
+        printf("%s%" PRIu64, i ? "," : "", done_in(ws, i));
+      printf("],");
+    }
     if (cfg.server_pid) printf("\"server_cpu_us_per_op\":%.2f,\"server_cores\":%.3f,", srv, (b.server - a.server) / secs);
     printf("\"client_cpu_us_per_op\":%.2f,\"client_cores\":%.3f,\"kernel_cores\":%.3f,\"foreign_cores\":%.3f,\"idle_cores\":%.3f,"
            "\"cores\":%d,\"errors\":%" PRIu64 ",\"first_error\":%d,\"bad_data\":%" PRIu64 "}\n",
@@ -1188,6 +1233,13 @@ static void report(struct worker *ws, double secs, struct cpu a, struct cpu b)
       printf("  %-5s us: mean %.1f  p50 %.1f  p90 %.1f  p99 %.1f  p99.9 %.1f  max %.1f\n", op_name[o],
              (double) per[o].sum / (double) per[o].n / 1000, h_pct_us(&per[o], 50), h_pct_us(&per[o], 90),
              h_pct_us(&per[o], 99), h_pct_us(&per[o], 99.9), (double) per[o].max / 1000);
+  if (cfg.intervals) {
+    uint64_t low = UINT64_MAX;
+    for (uint64_t i = 0; i < cfg.intervals; i++)
+      if (done_in(ws, i) < low) low = done_in(ws, i);
+    printf("  intervals of %g ms: lowest %" PRIu64 ", mean %.1f requests\n", (double) cfg.interval_ns / 1e6,
+           low, iops * (double) cfg.interval_ns / 1e9);
+  }
   printf("  CPU: client %.2f us/op (%.2f cores)", cli, (b.client - a.client) / secs);
   if (cfg.server_pid) printf(", server %.2f us/op (%.2f cores)", srv, (b.server - a.server) / secs);
   printf(", kernel threads %.2f, %s %.2f, idle %.2f of %d cores\n", kern,
@@ -1241,6 +1293,7 @@ int main(int argc, char **argv)
     struct worker *w = &ws[i];
     w->id = i;
     w->rng = mix64(cfg.seed * 1000003u + (uint64_t) i);
+    w->done_in = xalloc(sizeof *w->done_in * cfg.intervals);
     w->wbuf = xalloc(cfg.bs + 8);
     for (uint32_t k = 0; k < cfg.bs; k += 8) { uint64_t v = rnd(w); memcpy(w->wbuf + k, &v, 8); }
     w->ep = epoll_create1(EPOLL_CLOEXEC);
