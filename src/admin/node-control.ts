@@ -65,6 +65,14 @@ export interface LatencySummary {
   readonly max: number;
 }
 
+/** Milliseconds, exact to about one of them; all 0 while nothing was measured. */
+export interface DelaySummary {
+  readonly p50: number;
+  readonly p99: number;
+  readonly p999: number;
+  readonly max: number;
+}
+
 export interface CommandStatus {
   /** As in NBD: `read`, `write`, `flush`, `trim`, `writeZeroes`, `cache`, `blockStatus`. */
   readonly command: string;
@@ -111,8 +119,12 @@ export interface NodeStatus {
   readonly tls: 'off' | 'offer' | 'require';
   readonly connections: number;
   readonly commands: readonly CommandStatus[];
-  /** How late the event loop ran its turns: what stalls every client at once. */
-  readonly eventLoopDelayUs: LatencySummary;
+  /** How late the event loop came to what waited for it: what stalls every client at once. */
+  readonly eventLoopDelayMs: {
+    /** The last minute, and up to another one before it. */
+    readonly lastMinute: DelaySummary;
+    readonly sinceStart: DelaySummary;
+  };
 }
 
 export interface NodeControl {

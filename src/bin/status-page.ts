@@ -3,7 +3,7 @@
  * numbers. Pure: from a NodeStatus to text.
  */
 import { formatAddress } from '../admin/nbd-uri.ts';
-import type { CommandStatus, DeviceStatus, LatencySummary, NodeStatus, Problem } from '../admin/node-control.ts';
+import type { CommandStatus, DelaySummary, DeviceStatus, NodeStatus, Problem } from '../admin/node-control.ts';
 import { formatBytes } from '../base/units.ts';
 import { formatCount, formatDuration, formatLatency, formatRate, formatTable } from './table.ts';
 import { volumeTable } from './volume.ts';
@@ -27,7 +27,8 @@ export function statusText(status: NodeStatus): string {
     line('log', logText(status)),
     line('cache', cacheText(status)),
     line('index', formatBytes(status.index.sizeBytes)),
-    line('loop', `delay ${latencyText(status.eventLoopDelayUs)}`),
+    line('loop', `late by ${delayText(status.eventLoopDelayMs.lastMinute)} in the last minute`),
+    `${INDENT}${delayText(status.eventLoopDelayMs.sinceStart)} since the start\n`,
     ...(status.commands.length === 0 ? [] : ['\n', section('load', commandTable(status.commands))]),
   ].join('');
 }
@@ -74,8 +75,9 @@ function cacheText({ cache }: NodeStatus): string {
   return `${formatBytes(cache.usedBytes)} of ${formatBytes(cache.limitBytes)} used, ${share}`;
 }
 
-function latencyText(latency: LatencySummary): string {
-  return `p50 ${formatLatency(latency.p50)}, p99 ${formatLatency(latency.p99)}, max ${formatLatency(latency.max)}`;
+function delayText({ p50, p99, p999, max }: DelaySummary): string {
+  const [half, most, nearlyAll, longest] = [p50, p99, p999, max].map(ms => formatLatency(ms * 1000));
+  return `p50 ${half}, p99 ${most}, p99.9 ${nearlyAll}, max ${longest}`;
 }
 
 function commandTable(commands: readonly CommandStatus[]): string {

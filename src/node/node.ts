@@ -2,7 +2,6 @@
  * A running node: volumes, server, log, destage and devices in one place. It answers the control plane, is the export
  * table of the NBD server, and stops everything in order. `start.ts` builds it.
  */
-import { monitorEventLoopDelay } from 'node:perf_hooks';
 import type { CreateVolumeRequest, NodeControl, NodeStatus, VolumeInfo } from '../admin/node-control.ts';
 import { sledgeVersion } from '../admin/version.ts';
 import { errnoName } from '../base/errno.ts';
@@ -18,6 +17,7 @@ import type { IndexTransaction, VolumeEntry } from '../index/index-store.ts';
 import type { ExportedVolume, ExportTable, SessionHandle } from '../nbd-server/exported-volume.ts';
 import type { NbdServer, NbdServerOptions } from '../nbd-server/server.ts';
 import type { IoPlatform, ListenAddress, Listener } from '../platform/io-platform.ts';
+import type { LoopDelay } from '../platform/loop-delay.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { DataDirectory } from './data-directory.ts';
 import { FORMAT_VERSION } from './data-directory.ts';
@@ -27,6 +27,7 @@ import { RateSampler } from './rate-sampler.ts';
 
 export interface NodeParts {
   readonly platform: IoPlatform;
+  readonly loopDelay: LoopDelay;
   readonly directory: DataDirectory;
   readonly head: Head;
   readonly destage: Destage;
@@ -39,15 +40,12 @@ export interface NodeParts {
   readonly closers: readonly (() => Promise<void> | void)[];
 }
 
-const NANOSECONDS_PER_US = 1000;
-
 export class Node implements NodeControl, ExportTable, RunningNode {
   readonly #parts: NodeParts;
   readonly #byName = new Map<string, Volume>();
   readonly #sessions = new Map<ExportedVolume, Set<SessionHandle>>();
   readonly #listeners: Listener[] = [];
   readonly #startedAt = new Date();
-  readonly #loopDelay = monitorEventLoopDelay({ resolution: 20 });
   readonly #rates: RateSampler;
   /** Names that are being made, and the number for the next one. */
   readonly #creating = new Set<string>();
@@ -60,7 +58,6 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     this.#parts = parts;
     this.#rates = new RateSampler(parts.platform, () => this.#server?.statistics().commands ?? []);
     for (const volume of parts.head.volumes()) if (volume.state === 'present') this.#byName.set(volume.name, volume);
-    this.#loopDelay.enable();
   }
 
   get control(): NodeControl {
@@ -84,6 +81,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
       this.#listeners.push(await this.#parts.platform.listen(address, stream => server.accept(stream)));
     }
     this.#rates.start();
+    this.#parts.loopDelay.start();
   }
 
   stop(): Promise<void> {
@@ -193,7 +191,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
   }
 
   status(): NodeStatus {
-    const { platform, directory, head, problems, tls } = this.#parts;
+    const { platform, loopDelay, directory, head, problems, tls } = this.#parts;
     const { log, cache } = head;
     const now = new Date();
     if (log.syncCount !== (this.#lastSync?.count ?? 0)) {
@@ -230,13 +228,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
       tls,
       connections: this.#server?.statistics().connections.length ?? 0,
       commands: this.#rates.commands(),
-      eventLoopDelayUs: {
-        p50: this.#loopDelay.percentile(50) / NANOSECONDS_PER_US,
-        p95: this.#loopDelay.percentile(95) / NANOSECONDS_PER_US,
-        p99: this.#loopDelay.percentile(99) / NANOSECONDS_PER_US,
-        p999: this.#loopDelay.percentile(99.9) / NANOSECONDS_PER_US,
-        max: this.#loopDelay.max / NANOSECONDS_PER_US,
-      },
+      eventLoopDelayMs: { lastMinute: loopDelay.lastMinute, sinceStart: loopDelay.sinceStart },
     };
   }
 
@@ -305,7 +297,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
   async #stop(): Promise<void> {
     const { head, destage, closers, log } = this.#parts;
     this.#rates.stop();
-    this.#loopDelay.disable();
+    this.#parts.loopDelay.stop();
     for (const listener of this.#listeners) await listener.close();
     const drained = await this.#drained();
     const errno = await head.flush();

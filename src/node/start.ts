@@ -29,6 +29,7 @@ import { writeRecordBytes } from '../oplog/record.ts';
 import { identifySegments } from '../oplog/scan.ts';
 import type { IoPlatform } from '../platform/io-platform.ts';
 import { LmdbIndex } from '../platform/lmdb-index.ts';
+import { LoopDelay } from '../platform/loop-delay.ts';
 import { createIoPlatform } from '../platform/platform.ts';
 import { detachStream } from '../platform/ring-stream.ts';
 import { loadTlsMaterial } from '../platform/tls.ts';
@@ -129,7 +130,19 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   closers.unshift(() => destage.stop());
   destage.committed();
   const tls = options.tls?.mode ?? 'off';
-  return new Node({ platform, directory, head, destage, space, epoch, problems, log, tls, closers: closers.splice(0) });
+  return new Node({
+    platform,
+    loopDelay: new LoopDelay(platform),
+    directory,
+    head,
+    destage,
+    space,
+    epoch,
+    problems,
+    log,
+    tls,
+    closers: closers.splice(0),
+  });
 }
 
 function newHead(

@@ -118,6 +118,10 @@ t.test('the status says that all is well', async t => {
     volumes: [{ name: 'vol0', connections: 0 }],
     devices: [{ state: 'ok' }],
     connections: 0,
+    eventLoopDelayMs: {
+      lastMinute: { p50: Number, p99: Number, p999: Number, max: Number },
+      sinceStart: { p50: Number, p99: Number, p999: Number, max: Number },
+    },
   });
   const wanted = process.env['SLEDGE_IO'];
   if (wanted !== undefined) t.match(json.json(), { io: { kind: wanted } }, 'on the kind of I/O that was asked for');
@@ -125,6 +129,7 @@ t.test('the status says that all is well', async t => {
   t.equal(text.code, 0);
   t.match(text.stdout, /health: ok/);
   t.match(text.stdout, /vol0 +64 MiB/);
+  t.match(text.stdout, /loop: late by p50 .* in the last minute\n +p50 .* since the start\n/);
 });
 
 t.test('without --json people get lines that are ready to paste, and the log as text', async t => {

@@ -116,7 +116,10 @@ export class MemoryNodeControl implements NodeControl {
           latencyUs,
         },
       ],
-      eventLoopDelayUs: latencyUs,
+      eventLoopDelayMs: {
+        lastMinute: { p50: 0.2, p99: 1.5, p999: 20, max: 25 },
+        sinceStart: { p50: 0.3, p99: 2.5, p999: 30, max: 1250 },
+      },
     };
   }
 

@@ -17,6 +17,8 @@ t.test('a healthy node: what is served, by what, and how fast', t => {
   t.match(text, /main +ok +20 GiB +5 GiB +1 +2 +3 +\/srv\/sledge\/devices\/main/);
   t.match(text, /log: 12 MiB of 2 GiB used, 3 segments, last synced 2026-01-01/);
   t.match(text, /93\.0 % of 1000 reads hit/);
+  t.match(text, /loop: late by p50 200 µs, p99 1\.5 ms, p99\.9 20\.0 ms, max 25\.0 ms in the last minute\n/);
+  t.match(text, /^ +p50 300 µs, p99 2\.5 ms, p99\.9 30\.0 ms, max 1\.3 s since the start$/m);
   t.match(text, /read +12\.3k +47\.7 MiB\/s +85 µs +240 µs +1\.2 ms +9\.1 ms +1\.5 s +5000\.0k +0/);
   t.end();
 });
