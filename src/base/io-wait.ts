@@ -40,33 +40,47 @@ export class Gather implements IoRequest {
   }
 }
 
-/** Keeps a bounded number of I/Os under way that share it as their request. */
-export class IoWindow implements IoRequest {
-  readonly #max: number;
+/** Keeps a bounded number of I/Os under way. */
+export class IoWindow {
   #inFlight = 0;
   #error = 0;
   #waiting: (() => void) | undefined;
-
-  constructor(max: number) {
-    this.#max = max;
-  }
 
   /** The first negative errno so far, or 0. */
   get error(): number {
     return this.#error;
   }
 
-  get isFull(): boolean {
-    return this.#inFlight >= this.#max;
+  /** What I/Os are started with as their request, each after a call of `begin`; `request` hears of them, too. */
+  joinedBy(request: IoRequest): IoRequest {
+    return {
+      ioCompleted: result => {
+        request.ioCompleted(result);
+        this.#ended(result);
+      },
+    };
   }
 
-  /** One more I/O is started with the window as its request. */
-  begin(): this {
+  begin(): void {
     this.#inFlight++;
-    return this;
   }
 
-  ioCompleted(result: number): void {
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
+  /** Resolves when fewer than `max` are under way. One waits at a time. */
+  room(max: number): Promise<void> {
+    return this.#until(max - 1);
+  }
+
+  /** Resolves, with `error`, when none is under way. */
+  async drained(): Promise<number> {
+    await this.#until(0);
+    return this.#error;
+  }
+
+  #ended(result: number): void {
     if (result < 0 && this.#error === 0) this.#error = result;
     this.#inFlight--;
     const waiting = this.#waiting;
@@ -74,20 +88,11 @@ export class IoWindow implements IoRequest {
     waiting?.();
   }
 
-  /** Resolves when fewer than `max` are under way. One waits at a time. */
-  async room(): Promise<void> {
-    while (this.isFull) await this.#change();
-  }
-
-  /** Resolves, with `error`, when none is under way. */
-  async drained(): Promise<number> {
-    while (this.#inFlight > 0) await this.#change();
-    return this.#error;
-  }
-
-  #change(): Promise<void> {
-    return new Promise(resolve => {
-      this.#waiting = resolve;
-    });
+  async #until(inFlight: number): Promise<void> {
+    while (this.#inFlight > inFlight) {
+      await new Promise<void>(resolve => {
+        this.#waiting = resolve;
+      });
+    }
   }
 }

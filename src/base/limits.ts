@@ -77,9 +77,20 @@ export const destageAgeMs = 30_000;
 export const dropAgeMs = 1000;
 /** Space that is given back to a device in one call. */
 export const discardBytesMax = 64 * MIB;
-export const destageBatchBytes = 8 * MIB;
-export const destageBatchChunks = 2048;
-export const destageWritesInFlight = 64;
+/** A step of the destage cuts so many segments of the log at once, but not more than this part of the log. */
+export const destageStepSegments = 4;
+export const destageStepsPerLog = 32;
+/** What one index transaction is about: chunks, and blocks of theirs. */
+export const destageGroupChunks = 8192;
+export const destageGroupBlocks = 64 * 1024;
+/** Data that is brought together at a time: the loop does nothing else meanwhile. One chunk may take more. */
+export const destagePieceUsualBytes = MIB;
+export const destagePieceBytes = 4 * MIB;
+/** Buffers for it: one is filled while others are written. */
+export const destagePieces = 3;
+/** Writes to devices under way: usually, and while clients wait for room in the log. */
+export const destageWritesInFlight = 16;
+export const destageWritesHurried = 64;
 /** Replaced slots that wait for the log's cut; beyond that the log is cut before it is full. */
 export const retiredChunksMax = 32 * 1024;
 /** Less than this in replaced slots is no reason to cut the log, however little is free. */
@@ -94,7 +105,7 @@ export const columnBytes = 16 * MIB;
 assert(logBytesMin >= 4 * logSegmentBytes, 'the smallest log has four segments');
 assert(inlineOpBytesMax * 2 < logBatchBytes && logBatchBytes <= logSegmentBytes, 'a batch takes several records');
 assert(bulkChunksMax * (8 + (chunkBytesMax / BLOCK_BYTES) * 4) < logBatchBytes, 'the largest bulk record fits a batch');
-assert(chunkBytesMax <= destageBatchBytes, 'a destage batch holds at least one chunk');
+assert(chunkBytesMax <= destagePieceBytes, 'a piece of a destage holds at least one chunk');
 assert(destageFillLow < destageFillStart && destageFillStart < 1, 'destaging begins before the log is full');
 assert(isPowerOfTwo(chunkBytesMin) && isPowerOfTwo(chunkBytesMax), 'chunk limits are powers of two');
 assert(chunkBytesMin % BLOCK_BYTES === 0, 'a chunk is whole blocks');

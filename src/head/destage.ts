@@ -1,11 +1,10 @@
 /**
  * Carries operations from log and overlay into mass storage and index, and cuts the log behind them. It goes on in
- * steps: a step takes the oldest segment of the log and destages, in batches, every chunk that has an operation in it,
- * with all that the overlay holds of that chunk. So a chunk is written as seldom as the log's length allows.
+ * steps: a step takes the oldest segments of the log and destages every chunk that has a block in them that is still the
+ * newest, with all that the overlay holds of that chunk. So a chunk is written as seldom as the log's length allows.
  *
  * A step, in this order: sync the log; take out of the index what was trimmed as whole chunks; carry the chunks over
- * (`chunk-carrier.ts`); sync the log again, for what has taken the place of operations below the cut; move the cut in a
- * transaction. Only then is the log trimmed.
+ * (`chunk-carrier.ts`), the last transaction of which moves the cut. Only then is the log trimmed.
  *
  * A crash in between leaves the log as it was: recovery plays it again over whatever the batch had done.
  */
@@ -16,6 +15,8 @@ import {
   destageAgeMs,
   destageFillLow,
   destageFillStart,
+  destageStepSegments,
+  destageStepsPerLog,
   dropAgeMs,
   namedChunksMax,
   retiredChunksMax,
@@ -24,6 +25,7 @@ import type { Location } from '../base/location.ts';
 import type { RegionSource } from '../base/memory.ts';
 import type { ChunkNumber, Epoch, LogPosition, OpNumber } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
+import type { IndexTransaction } from '../index/index-store.ts';
 import type { Volume } from '../volume/volume.ts';
 import { ChunkCarrier } from './chunk-carrier.ts';
 import { DestageStore, DestageStuck } from './destage-store.ts';
@@ -218,15 +220,14 @@ export class Destage implements DestageControl {
     this.#store.refuseFailed();
     const { log, overlay } = this.#head;
     const segment = Math.floor(log.cut / log.segmentBytes);
-    const segmentEnd = (segment + 1) * log.segmentBytes;
-    const cut = Math.min(segmentEnd, log.committedEnd) as LogPosition;
-    // In the same moment: what is committed from now on lies behind the cut and goes into a new list.
-    const dirty = overlay.takeDirty(segment);
-    const lastOps = new Map<Volume, OpNumber>();
-    for (const volume of this.#head.volumes()) {
-      if (volume.committedOp !== volume.storedOp) lastOps.set(volume, volume.committedOp);
-    }
-    const putBack = (from: number) => overlay.putBackDirty(segment, dirty, from, overlay.takeDirty(segment));
+    const end = segment + this.#segmentsAtOnce();
+    const cut = Math.min(end * log.segmentBytes, log.committedEnd) as LogPosition;
+    // In the same moment: what is committed from now on lies behind the cut and goes into new lists.
+    const dirty = overlay.takeDirty(segment, end);
+    const position = log.committedEnd;
+    const ops = new Map<Volume, OpNumber>();
+    for (const volume of this.#head.volumes()) ops.set(volume, volume.committedOp);
+    const putBack = (from: number) => overlay.putBackDirty(segment, dirty, from);
     try {
       await this.#store.logSynced();
       await this.#carryDrops();
@@ -234,19 +235,24 @@ export class Destage implements DestageControl {
       putBack(0);
       throw error;
     }
-    await this.#carrier.carryAll(dirty, putBack);
-    // Where a newer operation has taken the place of one below the cut, it has to be as durable as that was.
-    await this.#store.logSynced();
-    const transaction = this.#head.index.begin();
-    for (const [volume, lastOp] of lastOps) {
-      if (volume.state === 'present') transaction.putVolume(volume.toEntry(lastOp));
-    }
-    transaction.putState({ cut, epoch: this.#ports.epoch, since: log.beginning });
-    await this.#store.commit(transaction);
-    for (const [volume, lastOp] of lastOps) volume.storedOp = lastOp;
+    const conclude = (transaction: IndexTransaction) => {
+      for (const [volume, lastOp] of ops) {
+        if (volume.state === 'present' && lastOp !== volume.storedOp) transaction.putVolume(volume.toEntry(lastOp));
+      }
+      transaction.putState({ cut, epoch: this.#ports.epoch, since: log.beginning });
+    };
+    await this.#carrier.carryAll(dirty, { cut, position, ops }, conclude, putBack);
+    for (const [volume, lastOp] of ops) volume.storedOp = lastOp;
     log.trim(cut);
     this.#head.slots.cutPassed(cut);
     this.steps++;
+  }
+
+  /** Syncs are dear, so a step takes as much as a large log can spare; a small one is cut in small steps. */
+  #segmentsAtOnce(): number {
+    const { log } = this.#head;
+    const segments = Math.floor(log.limitBytes / log.segmentBytes / destageStepsPerLog);
+    return Math.max(1, Math.min(segments, destageStepSegments));
   }
 
   /** Takes out of the index what was trimmed or zeroed as whole chunks. */

@@ -112,21 +112,27 @@ export class Overlay {
     this.#listNumber++;
   }
 
-  /** Takes the list of a segment. Chunks may be in it that have been destaged meanwhile, and some twice. */
-  takeDirty(segment: number): DirtyList {
-    const list = this.#dirty.get(segment) ?? { volumes: [], chunks: [] };
-    this.#dirty.delete(segment);
-    if (list === this.#list) this.enterSegment(segment);
-    return list;
+  /** Takes the lists of segments [from, to). Chunks may be in it that have been destaged meanwhile, and some twice. */
+  takeDirty(from: number, to: number): DirtyList {
+    const taken: DirtyList = { volumes: [], chunks: [] };
+    for (let segment = from; segment < to; segment++) {
+      const list = this.#dirty.get(segment);
+      if (list === undefined) continue;
+      this.#dirty.delete(segment);
+      append(taken, list, 0);
+      if (list === this.#list) this.enterSegment(segment);
+    }
+    return taken;
   }
 
-  /** Gives back a list that was taken, from `from` on, together with what has come to it meanwhile. */
-  putBackDirty(segment: number, list: DirtyList, from: number, since: DirtyList): void {
-    const current = this.#list === this.#dirty.get(segment);
-    const volumes = [...list.volumes.slice(from), ...since.volumes];
-    const chunks = [...list.chunks.slice(from), ...since.chunks];
-    this.#dirty.set(segment, { volumes, chunks });
-    if (current) this.enterSegment(segment);
+  /** Gives back a list that was taken, from `from` on, in front of what has come to its segment meanwhile. */
+  putBackDirty(segment: number, list: DirtyList, from: number): void {
+    const since = this.#dirty.get(segment);
+    const merged: DirtyList = { volumes: [], chunks: [] };
+    append(merged, list, from);
+    if (since !== undefined) append(merged, since, 0);
+    this.#dirty.set(segment, merged);
+    if (since === this.#list) this.enterSegment(segment);
   }
 
   // --- blocks ----------------------------------------------------------------------------------------------------------
@@ -281,5 +287,12 @@ export class Overlay {
     this.#listed[chunkRow] = this.#listNumber;
     this.#list.volumes.push(volume);
     this.#list.chunks.push(chunk);
+  }
+}
+
+function append(to: DirtyList, list: DirtyList, from: number): void {
+  for (let i = from; i < list.chunks.length; i++) {
+    to.volumes.push(list.volumes[i]);
+    to.chunks.push(list.chunks[i]);
   }
 }

@@ -215,7 +215,7 @@ t.test('the overlay has the newest of each block and chunk, and lists what is di
       }
     }
     for (let i = 0; i <= segment; i++) {
-      const list = overlay.takeDirty(i);
+      const list = overlay.takeDirty(i, i + 1);
       const found = new Set(list.chunks.map((chunk, at) => `${list.volumes[at]}/${chunk}`));
       for (const key of dirty.get(i) ?? []) {
         // What was taken out meanwhile needs no place in the list.

@@ -116,24 +116,27 @@ t.test('a gather resolves with the first error when all have come', async t => {
 });
 
 t.test('a window keeps a bounded number of I/Os under way', async t => {
-  const window = new IoWindow(2);
+  const window = new IoWindow();
+  const heard: number[] = [];
+  const request = window.joinedBy({ ioCompleted: result => heard.push(result) });
   window.begin();
-  t.notOk(window.isFull);
+  await window.room(2);
   window.begin();
-  t.ok(window.isFull);
+  t.equal(window.inFlight, 2);
   let room = false;
-  const waits = window.room().then(() => {
+  const waits = window.room(2).then(() => {
     room = true;
   });
   await new Promise(resolve => setImmediate(resolve));
   t.notOk(room);
-  window.ioCompleted(-EIO);
+  request.ioCompleted(-EIO);
   await waits;
   t.ok(room);
   t.equal(window.error, -EIO);
   const drained = window.drained();
-  window.ioCompleted(0);
+  request.ioCompleted(0);
   t.equal(await drained, -EIO, 'with the first error');
+  t.same(heard, [-EIO, 0], 'who joined hears of each');
 });
 
 t.test('64-bit numbers and places survive the way to disk and back', t => {

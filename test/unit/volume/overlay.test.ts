@@ -100,7 +100,7 @@ t.test('an overlay has of each block and chunk what was entered last', t => {
     t.equal(overlay.chunkCount, alive.size);
     const dirty = new Set<number>();
     for (let i = 0; i <= segment; i++) {
-      const { volumes, chunks: numbers } = overlay.takeDirty(i);
+      const { volumes, chunks: numbers } = overlay.takeDirty(i, i + 1);
       t.ok(volumes.every(volume => volume === V));
       t.same(new Set(numbers), listed.get(i) ?? new Set(), `segment ${i} lists the chunks that it has operations of`);
       for (const number of numbers) dirty.add(number);
@@ -130,10 +130,10 @@ t.test('a list that was taken gets what comes after it anew, also of the same ch
   set(0, 1);
   set(1, 2);
   set(4, 3);
-  t.same(overlay.takeDirty(5).chunks, [0, 1], 'each chunk once');
-  t.same(overlay.takeDirty(5).chunks, []);
+  t.same(overlay.takeDirty(5, 6).chunks, [0, 1], 'each chunk once');
+  t.same(overlay.takeDirty(5, 6).chunks, []);
   set(2, 4);
-  t.same(overlay.takeDirty(5).chunks, [0]);
+  t.same(overlay.takeDirty(5, 6).chunks, [0]);
   t.end();
 });
 
@@ -144,18 +144,17 @@ t.test('a list that could not be finished is put back in front of what has come 
     overlay.setBlock(V, block as BlockNumber, chunkOf(block), op as OpNumber, op, 1);
   set(0, 1);
   set(4, 2);
-  const list = overlay.takeDirty(5);
+  const list = overlay.takeDirty(5, 6);
   set(8, 3);
-  const since = overlay.takeDirty(5);
-  overlay.putBackDirty(5, list, 1, since);
+  overlay.putBackDirty(5, list, 1);
   set(12, 4);
-  t.same(overlay.takeDirty(5).chunks, [1, 2, 3]);
+  t.same(overlay.takeDirty(5, 6).chunks, [1, 2, 3]);
   overlay.enterSegment(6);
   set(0, 5);
-  overlay.putBackDirty(5, list, 0, { volumes: [], chunks: [] });
+  overlay.putBackDirty(5, list, 0);
   set(4, 6);
-  t.same(overlay.takeDirty(5).chunks, [0, 1], 'an older list does not take what belongs to the current one');
-  t.same(overlay.takeDirty(6).chunks, [0, 1]);
+  t.same(overlay.takeDirty(5, 6).chunks, [0, 1], 'an older list does not take what belongs to the current one');
+  t.same(overlay.takeDirty(6, 7).chunks, [0, 1]);
   t.end();
 });
 
