@@ -11,6 +11,8 @@ import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findProgram } from '../../test/support/nbd-programs.ts';
 import { freePort, ServerProcess, sledgeProgram } from '../../test/support/server-process.ts';
+import { childProcess, detachedProcess, type StartedProcess, sleep } from './nbd-process.ts';
+import { settleSledge, startSledge } from './nbd-sledge.ts';
 
 export type EngineClass = 'sledge' | 'page cache' | 'direct';
 export type Transport = 'unix' | 'tcp';
@@ -18,33 +20,44 @@ export type Transport = 'unix' | 'tcp';
 export interface EngineSpec {
   readonly name: string;
   readonly class: EngineClass;
-  /** A file of its own (Sledge's data directory), or the file that the peers share. */
   readonly program: string;
+  /** It is measured with TLS, too. */
+  readonly tls: boolean;
+  /** Part of --quick. */
+  readonly quick: boolean;
 }
 
 export interface Workplace {
-  /** Everything temporary lies here. */
+  /** Everything temporary lies here, Sledge's data directory among it. */
   readonly directory: string;
   /** The file that the peers serve. */
   readonly file: string;
   readonly sizeBytes: number;
   readonly transport: Transport;
+  /** A directory of certificates for server and client, where one was asked for. */
+  readonly certificates?: string;
 }
 
-export interface StartedEngine {
-  readonly pid: number;
+/** How one row wants its server. */
+export interface EngineOptions {
+  readonly tls: boolean;
+  readonly sledgeArguments: readonly string[];
+}
+
+export interface StartedEngine extends StartedProcess {
   readonly uri: string;
-  stop(): Promise<void>;
+  /** Does now what writes have left for later, as far as `sync` does not do it. */
+  settle(): Promise<void>;
 }
 
 export const engines: readonly EngineSpec[] = [
-  { name: 'sledge', class: 'sledge', program: sledgeProgram },
-  { name: 'nbdkit', class: 'page cache', program: 'nbdkit' },
-  { name: 'qemu-nbd', class: 'page cache', program: 'qemu-nbd' },
-  { name: 'nbd-server', class: 'page cache', program: 'nbd-server' },
-  { name: 'qemu-nbd-native', class: 'direct', program: 'qemu-nbd' },
-  { name: 'qemu-nbd-uring', class: 'direct', program: 'qemu-nbd' },
-  { name: 'qemu-storage-daemon', class: 'direct', program: 'qemu-storage-daemon' },
+  { name: 'sledge', class: 'sledge', program: sledgeProgram, tls: true, quick: true },
+  { name: 'nbdkit', class: 'page cache', program: 'nbdkit', tls: true, quick: true },
+  { name: 'qemu-nbd', class: 'page cache', program: 'qemu-nbd', tls: false, quick: false },
+  { name: 'nbd-server', class: 'page cache', program: 'nbd-server', tls: false, quick: true },
+  { name: 'qemu-nbd-native', class: 'direct', program: 'qemu-nbd', tls: false, quick: true },
+  { name: 'qemu-nbd-uring', class: 'direct', program: 'qemu-nbd', tls: false, quick: true },
+  { name: 'qemu-storage-daemon', class: 'direct', program: 'qemu-storage-daemon', tls: false, quick: false },
 ];
 
 /** The export's name everywhere. */
@@ -55,52 +68,82 @@ export function isInstalled(engine: EngineSpec): boolean {
   return engine.name === 'sledge' || findProgram(engine.program) !== undefined;
 }
 
+interface Address {
+  /** Of the Unix socket; the port counts where there is one. */
+  readonly unix: string;
+  readonly port: number | undefined;
+}
+
 export async function startEngine(
   engine: EngineSpec,
   place: Workplace,
-  sledgeArguments: readonly string[],
+  options: EngineOptions,
 ): Promise<StartedEngine> {
   const unix = join(place.directory, 'socket');
   rmSync(unix, { force: true });
-  const port = place.transport === 'tcp' ? await freePort() : undefined;
-  const uri =
-    port === undefined
-      ? `nbd+unix:///${VOLUME}?socket=${encodeURIComponent(unix)}`
-      : `nbd://127.0.0.1:${port}/${VOLUME}`;
-  if (engine.name === 'sledge') return await startSledge(place, unix, port, uri, sledgeArguments);
-  if (engine.name === 'nbd-server') return await startNbdServer(place, unix, port, uri);
-  const started = new ServerProcess(engine.program, peerArguments(engine, place, unix, port));
-  await started.readyAddress(port, port === undefined ? unix : undefined, READY_MS);
-  return { pid: started.child.pid!, uri, stop: () => end(started, started.child.pid!) };
+  const address = { unix, port: place.transport === 'tcp' ? await freePort() : undefined };
+  const tls = options.tls ? place.certificates : undefined;
+  const process_ = await startProcess(engine, place, address, tls, options.sledgeArguments);
+  return {
+    pid: process_.pid,
+    uri: uriOf(address, tls),
+    stop: () => process_.stop(),
+    async settle() {
+      if (engine.class === 'sledge') await settleSledge(dataDirectory(place));
+    },
+  };
 }
 
-async function startSledge(
+function uriOf({ unix, port }: Address, certificates: string | undefined): string {
+  const parameters: [string, string][] = port === undefined ? [['socket', unix]] : [];
+  if (certificates !== undefined) parameters.push(['tls-certificates', certificates], ['tls-hostname', 'localhost']);
+  const query = parameters.map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join('&');
+  const scheme = certificates === undefined ? 'nbd' : 'nbds';
+  const base = port === undefined ? `${scheme}+unix:///${VOLUME}` : `${scheme}://127.0.0.1:${port}/${VOLUME}`;
+  return query === '' ? base : `${base}?${query}`;
+}
+
+async function startProcess(
+  engine: EngineSpec,
   place: Workplace,
-  unix: string,
-  port: number | undefined,
-  uri: string,
-  extra: readonly string[],
-): Promise<StartedEngine> {
-  const listen = port === undefined ? `unix:${unix}` : `127.0.0.1:${port}`;
-  const args = ['serve', '--json', '--data', join(place.directory, 'sledge'), '--listen', listen];
-  const started = new ServerProcess(sledgeProgram, [...args, '--volume', `${VOLUME}:${place.sizeBytes}`, ...extra]);
-  const { pid } = await started.readyEvent(READY_MS);
-  return { pid, uri, stop: () => end(started, pid) };
+  address: Address,
+  certificates: string | undefined,
+  sledgeArguments: readonly string[],
+): Promise<StartedProcess> {
+  const { unix, port } = address;
+  if (engine.class === 'sledge') {
+    const tls = certificates === undefined ? [] : ['--tls-certificates', certificates, '--tls', 'require'];
+    return await startSledge({
+      dataDirectory: dataDirectory(place),
+      listen: port === undefined ? `unix:${unix}` : `127.0.0.1:${port}`,
+      volumes: [`${VOLUME}:${place.sizeBytes}`],
+      arguments: [...tls, ...sledgeArguments],
+    });
+  }
+  if (engine.name === 'nbd-server') return await startNbdServer(place, address);
+  const started = new ServerProcess(engine.program, peerArguments(engine, place, address, certificates));
+  await started.readyAddress(port, port === undefined ? unix : undefined, READY_MS);
+  return childProcess(started, started.child.pid!);
 }
 
-function peerArguments(engine: EngineSpec, place: Workplace, unix: string, port: number | undefined): string[] {
+function dataDirectory(place: Workplace): string {
+  return join(place.directory, 'sledge');
+}
+
+function peerArguments(
+  engine: EngineSpec,
+  place: Workplace,
+  { unix, port }: Address,
+  certificates: string | undefined,
+): string[] {
   const qemuAddress = port === undefined ? ['-k', unix] : ['-b', '127.0.0.1', '-p', String(port)];
   const qemu = [...qemuAddress, '--persistent', '--shared=0', '--discard=unmap', '-f', 'raw', '-x', VOLUME];
   switch (engine.name) {
-    case 'nbdkit':
-      return [
-        '-f',
-        '-e',
-        VOLUME,
-        ...(port === undefined ? ['-U', unix] : ['-i', '127.0.0.1', '-p', String(port)]),
-        'file',
-        place.file,
-      ];
+    case 'nbdkit': {
+      const nbdkitAddress = port === undefined ? ['-U', unix] : ['-i', '127.0.0.1', '-p', String(port)];
+      const tls = certificates === undefined ? [] : ['--tls=require', `--tls-certificates=${certificates}`];
+      return ['-f', '-e', VOLUME, ...nbdkitAddress, ...tls, 'file', place.file];
+    }
     case 'qemu-nbd':
       return [...qemu, place.file];
     case 'qemu-nbd-native':
@@ -130,12 +173,7 @@ function peerArguments(engine: EngineSpec, place: Workplace, unix: string, port:
 }
 
 /** Goes to the background by itself (in the foreground it serves one client only) and leaves its pid in a file. */
-async function startNbdServer(
-  place: Workplace,
-  unix: string,
-  port: number | undefined,
-  uri: string,
-): Promise<StartedEngine> {
+async function startNbdServer(place: Workplace, { unix, port }: Address): Promise<StartedProcess> {
   const config = join(place.directory, 'nbd-server.config');
   const pidFile = join(place.directory, 'nbd-server.pid');
   rmSync(pidFile, { force: true });
@@ -155,40 +193,5 @@ async function startNbdServer(
     }
   }
   if (!(pid > 0)) throw new Error(`nbd-server ended with ${code} and left no pid\n${started.output}`);
-  const stop = async (): Promise<void> => {
-    signal(pid, 'SIGTERM');
-    for (let tries = 0; tries < 250 && isAlive(pid); tries++) await sleep(20);
-    if (isAlive(pid)) signal(pid, 'SIGKILL');
-  };
-  return { pid, uri, stop };
-}
-
-async function end(started: ServerProcess, pid: number): Promise<void> {
-  if (started.exit !== undefined) return;
-  signal(pid, 'SIGTERM');
-  if ((await started.ended(20_000)) === undefined) {
-    signal(pid, 'SIGKILL');
-    await started.ended(5_000);
-  }
-}
-
-function signal(pid: number, name: 'SIGTERM' | 'SIGKILL'): void {
-  try {
-    process.kill(pid, name);
-  } catch {
-    // It is gone already.
-  }
-}
-
-/** A process that ended but that nobody has waited for yet counts as gone: its sockets and files are closed. */
-function isAlive(pid: number): boolean {
-  try {
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
-  } catch {
-    return false;
-  }
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise(resolve => setTimeout(resolve, ms));
+  return detachedProcess(pid);
 }

@@ -1,142 +1,91 @@
-/** From the runs of one row and engine to their median, and from the medians to a table and to ratios. */
-import type { EngineClass } from './nbd-engines.ts';
+/** What people read: one table of all that was measured, with ratios and gates under each row, and a last line. */
+import { type Figure, formatFigure, isMet } from './nbd-figures.ts';
+import { LOWEST_WINDOW_MS, type Verdict } from './nbd-gates.ts';
+import { bestIn, type Result, ratios } from './nbd-results.ts';
 import type { Row } from './nbd-rows.ts';
 
-/** One run, in the units of the table. */
-export interface Sample {
-  /** In the row's unit. */
-  readonly rate: number;
-  readonly p50Us: number;
-  readonly p99Us: number;
-  readonly p999Us: number;
-  /** Of the server with its children; none for fio on the bare file. */
-  readonly serverCpuUsPerOp?: number;
-  readonly serverRssBytes?: number;
-  readonly errors: number;
-}
-
-export interface Result {
-  readonly row: string;
-  readonly engine: string;
-  readonly class: EngineClass | 'raw';
-  readonly unit: Row['unit'];
-  readonly median: Sample;
-  /** (highest − lowest) / median of the rate. */
-  readonly spread: number;
-  readonly samples: readonly Sample[];
-}
-
-export interface Ratio {
-  readonly row: string;
-  readonly class: EngineClass;
-  readonly peer: string;
-  /** Sledge's rate over that of the best peer of the class. */
-  readonly ratio: number;
-}
-
-export function summarize(row: Row, engine: string, class_: Result['class'], samples: readonly Sample[]): Result {
-  const rates = samples.map(sample => sample.rate);
-  const rate = median(rates);
-  const optional = (values: readonly (number | undefined)[]): number | undefined => {
-    const known = values.filter(value => value !== undefined);
-    return known.length === 0 ? undefined : median(known);
-  };
-  const cpu = optional(samples.map(sample => sample.serverCpuUsPerOp));
-  const rss = optional(samples.map(sample => sample.serverRssBytes));
-  return {
-    row: row.name,
-    engine,
-    class: class_,
-    unit: row.unit,
-    median: {
-      rate,
-      p50Us: median(samples.map(sample => sample.p50Us)),
-      p99Us: median(samples.map(sample => sample.p99Us)),
-      p999Us: median(samples.map(sample => sample.p999Us)),
-      ...(cpu === undefined ? {} : { serverCpuUsPerOp: cpu }),
-      ...(rss === undefined ? {} : { serverRssBytes: rss }),
-      errors: samples.reduce((sum, sample) => sum + sample.errors, 0),
-    },
-    spread: rate === 0 ? 0 : (Math.max(...rates) - Math.min(...rates)) / rate,
-    samples,
-  };
-}
-
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-}
-
-/** The best of a class in a row; undefined when none was measured. */
-function best(results: readonly Result[], row: string, class_: EngineClass): Result | undefined {
-  return results
-    .filter(result => result.row === row && result.class === class_)
-    .reduce<Result | undefined>(
-      (top, result) => (top === undefined || result.median.rate > top.median.rate ? result : top),
-      undefined,
-    );
-}
-
-export function ratios(results: readonly Result[]): Ratio[] {
-  const found: Ratio[] = [];
-  for (const ours of results.filter(result => result.class === 'sledge')) {
-    for (const class_ of ['page cache', 'direct'] as const) {
-      const peer = best(results, ours.row, class_);
-      if (peer === undefined) continue;
-      found.push({ row: ours.row, class: class_, peer: peer.engine, ratio: ours.median.rate / peer.median.rate });
-    }
-  }
-  return found;
-}
-
 const HEADINGS = ['', 'rate', '', 'spread', 'p50 µs', 'p99 µs', 'p99.9 µs', 'CPU µs/op', 'RSS MiB', ''] as const;
+const LEFT: readonly number[] = [0, 2, 9];
 
-/** One table of all; `*` marks the best peer of each class in a row. */
-export function formatTable(rows: readonly Row[], results: readonly Result[]): string {
+/** `*` marks the best peer of each class in a row. */
+export function formatTable(rows: readonly Row[], results: readonly Result[], verdicts: readonly Verdict[]): string {
   const lines: (readonly string[] | string)[] = [HEADINGS];
   for (const row of rows) {
     const ofRow = results.filter(result => result.row === row.name);
     if (ofRow.length === 0) continue;
-    lines.push(`${row.name}: ${row.title}`);
-    for (const result of ofRow) {
-      const isBest =
-        result.class !== 'raw' && result.class !== 'sledge' && best(results, row.name, result.class) === result;
-      const { median: m } = result;
-      lines.push([
-        `  ${result.engine} (${result.class === 'sledge' ? 'ours' : result.class})`,
-        format(m.rate),
-        result.unit,
-        `${Math.round(result.spread * 100)} %`,
-        format(m.p50Us),
-        format(m.p99Us),
-        format(m.p999Us),
-        m.serverCpuUsPerOp === undefined ? '' : m.serverCpuUsPerOp.toFixed(1),
-        m.serverRssBytes === undefined ? '' : format(m.serverRssBytes / 2 ** 20),
-        (isBest ? '*' : '') + (m.errors > 0 ? ` ${m.errors} failed` : ''),
-      ]);
-    }
+    lines.push(`${row.name}: ${row.title}, ${row.seconds} s`);
+    lines.push(...ofRow.map(result => cellsOf(result, ofRow)));
     for (const ratio of ratios(ofRow)) {
-      lines.push(`  sledge / best ${ratio.class} (${ratio.peer}): ${ratio.ratio.toFixed(2)}`);
+      const peer = ratio.class === 'raw' ? 'raw file' : `best ${ratio.class} (${ratio.peer})`;
+      lines.push(`  sledge / ${peer}: ${ratio.ratio.toFixed(2)}`);
+    }
+    for (const verdict of verdicts.filter(verdict => verdict.row === row.name)) {
+      lines.push(`  gate: ${formatVerdict(verdict)}`);
     }
   }
   return align(lines);
+}
+
+function cellsOf(result: Result, ofRow: readonly Result[]): readonly string[] {
+  const { median: m, class: class_ } = result;
+  const isBest = class_ !== 'raw' && class_ !== 'sledge' && bestIn(ofRow, result.row, class_) === result;
+  const notes = [
+    isBest ? '*' : '',
+    m.lowestShare === undefined ? '' : `lowest ${LOWEST_WINDOW_MS} ms: ${m.lowestShare.toFixed(2)} × mean`,
+    m.errors > 0 ? `${m.errors} failed` : '',
+  ];
+  return [
+    `  ${result.engine} (${class_ === 'sledge' ? 'ours' : class_})`,
+    format(m.rate),
+    result.unit,
+    `${Math.round(result.spread * 100)} %`,
+    format(m.p50Us),
+    format(m.p99Us),
+    format(m.p999Us),
+    m.serverCpuUsPerOp === undefined ? '' : m.serverCpuUsPerOp.toFixed(1),
+    m.serverRssBytes === undefined ? '' : format(m.serverRssBytes / 2 ** 20),
+    notes.filter(Boolean).join(' '),
+  ];
+}
+
+/** Figures of Sledge alone, each with its gate. */
+export function formatFigures(figures: readonly Figure[]): string {
+  return figures
+    .map(figure => {
+      const state = isMet(figure) ? 'met' : 'missed';
+      return `${figure.name}: ${figure.title}: ${formatFigure(figure)}; gate: < ${figure.below} ${figure.unit} ${state}`;
+    })
+    .join('\n');
+}
+
+export function formatVerdict(verdict: Verdict): string {
+  return verdict.state === 'not measured'
+    ? `${verdict.sentence}: not measured`
+    : `${verdict.sentence}: ${verdict.found} ${verdict.state}`;
+}
+
+/** How many gates were met and missed, and which were missed. */
+export function formatSummary(verdicts: readonly Verdict[]): string {
+  const of = (state: Verdict['state']): Verdict[] => verdicts.filter(verdict => verdict.state === state);
+  const counts = `gates: ${of('met').length} met, ${of('missed').length} missed, ${of('not measured').length} not measured`;
+  return [
+    counts,
+    ...of('missed').map(verdict => `  missed: ${verdict.row}: ${verdict.sentence}: ${verdict.found}`),
+  ].join('\n');
 }
 
 function format(value: number): string {
   return value < 10 ? value.toFixed(1) : String(Math.round(value));
 }
 
-/** Cells in columns, the first one to the left and numbers to the right; whole lines stand as they are. */
+/** Cells in columns, words to the left and numbers to the right; whole lines stand as they are. */
 function align(lines: readonly (readonly string[] | string)[]): string {
   const tables = lines.filter(line => typeof line !== 'string');
   const widths = HEADINGS.map((_, i) => Math.max(...tables.map(cells => cells[i].length)));
   return lines
     .map(line => {
       if (typeof line === 'string') return line;
-      const cells = line.map((cell, i) =>
-        i === 0 || i === 2 || i === 9 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]),
-      );
+      const cells = line.map((cell, i) => (LEFT.includes(i) ? cell.padEnd(widths[i]) : cell.padStart(widths[i])));
       return cells.join('  ').trimEnd();
     })
     .join('\n');

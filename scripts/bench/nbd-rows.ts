@@ -1,42 +1,70 @@
-/** What the benchmark measures: one row a workload, in the words of nbdload's options. */
-import type { EngineClass } from './nbd-engines.ts';
+/**
+ * What the benchmark measures: one row a workload, in the words of nbdload's and fio's options, with the gates that
+ * Sledge has to pass in it.
+ */
+import { MIB } from '../../src/base/units.ts';
+import type { Gate } from './nbd-gates.ts';
+import type { ResultClass, Rivals } from './nbd-results.ts';
 
-const MIB = 2 ** 20;
+export type Client = 'nbdload' | 'fio';
 
 export interface Row {
   readonly name: string;
   readonly title: string;
   /** Options of nbdload. */
   readonly load: readonly string[];
-  /** The same for fio on the bare file; absent where it has no counterpart. */
+  /** The same for fio, on the bare file and over NBD; absent where it has no counterpart. */
   readonly fio?: readonly string[];
-  /** IOPS, or MiB/s for large requests. */
-  readonly unit: 'IOPS' | 'MiB/s';
+  /** fio's options mean the same on the bare file only. */
+  readonly fioOnFileOnly?: boolean;
+  readonly client: Client;
+  /** Pairs are of a write and the flush that waits for it; their latency is that of the flush. */
+  readonly unit: 'IOPS' | 'MiB/s' | 'pairs/s';
   readonly writes: boolean;
-  /** Whose latency is shown: of the flushes, where they are what is waited for. */
-  readonly latencyOf?: 'flush';
-  /** Which classes a row is for; all when absent. */
-  readonly classes?: readonly EngineClass[];
+  /** Of each measurement, in a full run. */
+  readonly seconds: number;
+  readonly classes: readonly ResultClass[];
   readonly sledgeArguments?: readonly string[];
+  /** Over TLS with certificates: only for the servers that know how, and for a client with libnbd. */
+  readonly tls?: boolean;
   /** This much from the start of the volume is read once before, so that caches hold it. */
   readonly warmBytes?: number;
+  /** The rate is looked at in pieces, too. */
+  readonly watchesRate?: boolean;
+  /** Part of --quick. */
   readonly quick: boolean;
+  /** Of the rows that `--client both` also measures with fio. */
+  readonly alsoFio?: boolean;
+  readonly gates: readonly Gate[];
 }
 
 interface Shape {
   readonly depth: number;
   readonly connections: number;
-  readonly quick: boolean;
 }
 
-const shapes: readonly Shape[] = [
-  { depth: 1, connections: 1, quick: true },
-  { depth: 16, connections: 1, quick: true },
-  { depth: 16, connections: 4, quick: false },
-];
+const ONE: Shape = { depth: 1, connections: 1 };
+const DEEP: Shape = { depth: 16, connections: 1 };
+const WIDE: Shape = { depth: 16, connections: 4 };
+const DEEPER: Shape = { depth: 64, connections: 1 };
+const STREAM: Shape = { depth: 8, connections: 1 };
+
+const SERVERS: readonly ResultClass[] = ['sledge', 'page cache', 'direct'];
+const ALL: readonly ResultClass[] = [...SERVERS, 'raw'];
+const TO_THE_DISK: readonly ResultClass[] = ['sledge', 'direct', 'raw'];
+
+/** Fits Sledge's own cache: what is read of it are hits, against hits in the page cache. */
+const WARM_BYTES = 128 * MIB;
+const WARM_LOAD: readonly string[] = ['-s', String(WARM_BYTES)];
+
+function faster(least: number, over: Rivals = 'all'): Gate {
+  return { measure: 'rate', over, least };
+}
+
+const CHEAP: Gate = { measure: 'cpu', over: 'all', most: 1 };
 
 function shapeName(shape: Shape): string {
-  return shape.connections === 1 ? String(shape.depth) : `${shape.depth}x${shape.connections}`;
+  return shape.connections === 1 ? String(shape.depth) : `${shape.depth}×${shape.connections}`;
 }
 
 function nbdload(workload: string, blockSize: string, shape: Shape): string[] {
@@ -47,104 +75,177 @@ function fio(workload: string, blockSize: string, shape: Shape): string[] {
   return [`--rw=${workload}`, `--bs=${blockSize}`, `--iodepth=${shape.depth}`, `--numjobs=${shape.connections}`];
 }
 
-function shaped(
-  prefix: string,
-  title: string,
-  workload: string,
-  writes: boolean,
-  extra: Partial<Row> & { readonly loadExtra?: readonly string[]; readonly fioExtra?: readonly string[] } = {},
-): Row[] {
-  const { loadExtra = [], fioExtra = [], ...rest } = extra;
-  return shapes.map(shape => ({
-    name: `${prefix}-${shapeName(shape)}`,
-    title: `4 KiB ${title}, depth ${shapeName(shape)}`,
-    load: [...nbdload(workload, '4k', shape), ...loadExtra],
-    fio: [...fio(workload, '4k', shape), ...fioExtra],
+function row(details: Pick<Row, 'name' | 'title' | 'load'> & Partial<Row>): Row {
+  return {
+    client: 'nbdload',
     unit: 'IOPS',
-    writes,
-    quick: shape.quick,
-    ...rest,
-  }));
+    writes: false,
+    seconds: 5,
+    classes: ALL,
+    quick: false,
+    gates: [],
+    ...details,
+  };
 }
 
-const deep: Shape = { depth: 8, connections: 1, quick: true };
-const smallCache: readonly Shape[] = [
-  { depth: 1, connections: 1, quick: false },
-  { depth: 16, connections: 1, quick: true },
-  { depth: 64, connections: 1, quick: false },
-];
+interface Small {
+  readonly kind: string;
+  readonly title: string;
+  readonly workload: 'randread' | 'randwrite';
+  /** Further options. */
+  readonly load?: readonly string[];
+  readonly fio?: readonly string[];
+}
+
+/** A row of 4 KiB requests, in one of its shapes. */
+function small(kind: Small, shape: Shape, gates: readonly Gate[], details: Partial<Row> = {}): Row {
+  return row({
+    name: `${kind.kind}-${shapeName(shape).replace('×', 'x')}`,
+    title: `4 KiB ${kind.title}, depth ${shapeName(shape)}`,
+    load: [...nbdload(kind.workload, '4k', shape), ...(kind.load ?? [])],
+    fio: [...fio(kind.workload, '4k', shape), ...(kind.fio ?? [])],
+    writes: kind.workload === 'randwrite',
+    quick: shape === DEEP,
+    gates,
+    ...details,
+  });
+}
+
+const READ: Small = { kind: 'read', title: 'random read', workload: 'randread' };
+const HOT: Small = {
+  kind: 'hot',
+  title: 'random read of 128 MiB in the cache',
+  workload: 'randread',
+  load: WARM_LOAD,
+  fio: [`--size=${WARM_BYTES}`],
+};
+const MISS: Small = { kind: 'miss', title: 'random read, cache of 64 MiB', workload: 'randread' };
+const WRITE: Small = { kind: 'write', title: 'random write', workload: 'randwrite' };
+const FUA: Small = {
+  kind: 'fua',
+  title: 'random write with FUA',
+  workload: 'randwrite',
+  load: ['-f'],
+  fio: ['--sync=dsync'],
+};
+const PAIRS: Small = {
+  kind: 'pairs',
+  title: 'random write, then flush (pairs)',
+  workload: 'randwrite',
+  load: ['-F', '1'],
+};
+
+const hot: Partial<Row> = { warmBytes: WARM_BYTES, classes: SERVERS };
+const miss: Partial<Row> = { classes: TO_THE_DISK, sledgeArguments: ['--cache', '64MiB'] };
+const burst: Partial<Row> = { seconds: 10 };
+const fua: Partial<Row> = { fioOnFileOnly: true };
+
+/** fio as many jobs as the queue is deep: each waits for its own flush. */
+function pairs(shape: Shape, gates: readonly Gate[]): Row {
+  const jobs = { depth: 1, connections: shape.depth * shape.connections };
+  const options = [...fio('randwrite', '4k', jobs), '--fdatasync=1'];
+  return small(PAIRS, shape, gates, { unit: 'pairs/s', fio: options, fioOnFileOnly: true });
+}
+
+function stream(name: string, title: string, workload: 'read' | 'write', details: Partial<Row>): Row {
+  return row({
+    name,
+    title: `1 MiB ${title}, depth ${shapeName(STREAM)}`,
+    load: nbdload(workload, '1m', STREAM),
+    fio: fio(workload, '1m', STREAM),
+    unit: 'MiB/s',
+    writes: workload === 'write',
+    ...details,
+  });
+}
 
 export const rows: readonly Row[] = [
-  ...shaped('read', 'random read', 'randread', false),
-  ...shaped('write', 'random write', 'randwrite', true),
-  ...shaped('fua', 'random write with FUA', 'randwrite', true, { loadExtra: ['-f'], fioExtra: ['--sync=dsync'] }),
-  {
-    name: 'flush',
-    title: '4 KiB random write, then flush, in turn (pairs; latency of the flush)',
-    latencyOf: 'flush',
-    load: [...nbdload('randwrite', '4k', shapes[0]), '-F', '1'],
-    fio: [...fio('randwrite', '4k', shapes[0]), '--fdatasync=1'],
-    unit: 'IOPS',
-    writes: true,
+  small(HOT, ONE, [faster(1)], { ...hot, quick: true }),
+  small(HOT, DEEP, [faster(1.2), CHEAP], { ...hot, alsoFio: true }),
+  small(HOT, WIDE, [faster(1)], hot),
+  small(MISS, ONE, [faster(1.2, 'direct')], miss),
+  small(MISS, DEEP, [faster(1.2, 'direct')], { ...miss, alsoFio: true }),
+  small(MISS, DEEPER, [faster(1.5, 'direct'), faster(0.8, 'raw')], miss),
+  // As it comes, against page caches that hold all of it: there to know, not to pass.
+  small(READ, DEEP, [], { quick: false }),
+  stream('seqread', 'sequential read beyond the cache', 'read', {
+    classes: TO_THE_DISK,
     quick: true,
-  },
-  {
-    name: 'seqread',
-    title: '1 MiB sequential read, depth 8',
-    load: nbdload('read', '1m', deep),
-    fio: fio('read', '1m', deep),
-    unit: 'MiB/s',
-    writes: false,
-    quick: true,
-  },
-  {
-    name: 'seqwrite',
-    title: '1 MiB sequential write, depth 8',
-    load: nbdload('write', '1m', deep),
-    fio: fio('write', '1m', deep),
-    unit: 'MiB/s',
-    writes: true,
-    quick: true,
-  },
-  {
-    name: 'mixed',
-    title: '4 KiB random, 70 % reads, depth 16',
-    load: [...nbdload('randrw', '4k', shapes[1]), '-m', '70'],
-    fio: [...fio('randrw', '4k', shapes[1]), '--rwmixread=70'],
-    unit: 'IOPS',
-    writes: true,
-    quick: true,
-  },
-  // All that is read fits Sledge's own cache: hits, against hits in the page cache.
-  ...shaped('hot', 'random read of 128 MiB', 'randread', false, {
-    loadExtra: ['-s', '128M'],
-    fioExtra: ['--size=128m'],
-    warmBytes: 128 * MIB,
-    classes: ['sledge', 'page cache'],
-    quick: false,
+    gates: [faster(1, 'direct'), faster(0.9, 'raw')],
   }),
-  // A cache that holds next to nothing of the volume: the way to the disk is measured.
-  ...smallCache.map(
-    (shape): Row => ({
-      name: `miss-${shapeName(shape)}`,
-      title: `4 KiB random read, small cache, depth ${shapeName(shape)}`,
-      load: nbdload('randread', '4k', shape),
-      fio: fio('randread', '4k', shape),
-      unit: 'IOPS',
-      writes: false,
-      classes: ['sledge', 'direct'],
-      sledgeArguments: ['--cache', '64MiB'],
-      quick: shape.quick,
-    }),
-  ),
+  stream('seqhot', 'sequential read of 128 MiB in the cache', 'read', {
+    ...hot,
+    load: [...nbdload('read', '1m', STREAM), ...WARM_LOAD],
+    fio: [...fio('read', '1m', STREAM), `--size=${WARM_BYTES}`],
+    gates: [faster(1)],
+  }),
+  row({
+    name: 'tls-read-16',
+    title: `4 KiB random read of 128 MiB over TLS, depth ${shapeName(DEEP)}`,
+    load: ['-e', 'libnbd', ...nbdload('randread', '4k', DEEP), ...WARM_LOAD],
+    tls: true,
+    ...hot,
+    quick: true,
+    gates: [faster(1)],
+  }),
+  row({
+    name: 'tls-seqread',
+    title: `1 MiB sequential read of 128 MiB over TLS, depth ${shapeName(STREAM)}`,
+    load: ['-e', 'libnbd', ...nbdload('read', '1m', STREAM), ...WARM_LOAD],
+    unit: 'MiB/s',
+    tls: true,
+    ...hot,
+    gates: [faster(1)],
+  }),
+  small(WRITE, ONE, [faster(1.2)], burst),
+  small(WRITE, DEEP, [faster(2), CHEAP], { ...burst, alsoFio: true }),
+  small(WRITE, WIDE, [faster(2)], burst),
+  row({
+    name: 'sustain',
+    title: `4 KiB random write, sustained, depth ${shapeName(DEEP)}`,
+    load: nbdload('randwrite', '4k', DEEP),
+    writes: true,
+    seconds: 120,
+    classes: SERVERS,
+    watchesRate: true,
+    gates: [faster(1.2), { measure: 'lowest', least: 0.2 }],
+  }),
+  small(FUA, ONE, [faster(1.2)], fua),
+  small(FUA, DEEP, [faster(2.5)], fua),
+  small(FUA, WIDE, [faster(2.5)], fua),
+  pairs(ONE, [faster(1.2)]),
+  pairs(DEEP, [faster(2.5)]),
+  pairs(WIDE, [faster(2.5)]),
+  stream('seqwrite', 'sequential write', 'write', {
+    seconds: 30,
+    quick: true,
+    gates: [faster(1.5, 'direct'), faster(0.7, 'raw')],
+  }),
+  row({
+    name: 'mixed',
+    title: `4 KiB random, 70 % reads, depth ${shapeName(DEEP)}`,
+    load: [...nbdload('randrw', '4k', DEEP), '-m', '70'],
+    fio: [...fio('randrw', '4k', DEEP), '--rwmixread=70'],
+    writes: true,
+    quick: true,
+    gates: [faster(1.5), { measure: 'p99', over: 'all', most: 1 }],
+  }),
 ];
 
-/** Rows by a list such as `read-1,fua,miss-*`: full names, or a prefix up to the first dash. */
-export function selectRows(selection: string): Row[] {
-  const wanted = selection.split(',').map(word => word.replace(/-?\*$/, ''));
-  const selected = rows.filter(row => wanted.some(word => row.name === word || row.name.startsWith(`${word}-`)));
-  for (const word of wanted) {
-    if (!rows.some(row => row.name === word || row.name.startsWith(`${word}-`))) throw new Error(`no row ${word}`);
-  }
-  return selected;
+/** The row as a user of fio sees it: what fio itself costs is in it, so it has no gates. Undefined where fio cannot. */
+export function viaFio(row: Row): Row | undefined {
+  if (row.fio === undefined || row.fioOnFileOnly) return undefined;
+  const classes = row.classes.filter(class_ => class_ !== 'raw');
+  return { ...row, name: `${row.name} via fio`, title: `${row.title}, via fio`, client: 'fio', classes, gates: [] };
+}
+
+/** The groups that rows come in, by the names that `matches` takes. */
+export function groupOf(name: string): string {
+  return name.replace(/-.*/, '');
+}
+
+/** Whether a word of a selection such as `read,hot-16,miss-*` means the row: its full name, or the first part of it. */
+export function matches(word: string, name: string): boolean {
+  const wanted = word.replace(/-?\*$/, '');
+  return name === wanted || name.startsWith(`${wanted}-`);
 }

@@ -3,199 +3,197 @@
  * builds and holds the lock that keeps two measurements apart.
  *
  * How it stays fair: all servers get the same load from the same client (nbdload.c) on volumes filled beforehand, on one
- * disk; a server is started anew for each measurement; dirty pages of one measurement are on disk before the next
- * begins; each repeat visits the engines in another order, and the medians of the repeats are compared. The machine is
- * assumed to be shared: the spread stands beside each rate, and a gap below about 30 % that does not repeat means nothing.
+ * disk; a server is started anew for each measurement; what one measurement has left to write, in the page cache or in
+ * Sledge's log, is on disk before the next begins; each repeat visits the servers in another order, and the medians of
+ * the repeats are compared. The machine is assumed to be shared: the spread stands beside each rate, and a gap below
+ * about 30 % that does not repeat means nothing.
  */
-import { execFile } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { open } from 'node:fs/promises';
-import { cpus, release, tmpdir } from 'node:os';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpus, release } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs, promisify } from 'node:util';
-import { parseBytes } from '../../src/base/units.ts';
-import { findProgram, projectDirectory } from '../../test/support/nbd-programs.ts';
-import {
-  type EngineSpec,
-  engines,
-  isInstalled,
-  type StartedEngine,
-  startEngine,
-  type Workplace,
-} from './nbd-engines.ts';
-import { formatTable, type Result, ratios, type Sample, summarize } from './nbd-report.ts';
-import { type Row, rows, selectRows } from './nbd-rows.ts';
+import { makeCertificates } from '../../test/support/nbd-certificates.ts';
+import { findProgram } from '../../test/support/nbd-programs.ts';
+import { type EngineSpec, isInstalled, type Workplace } from './nbd-engines.ts';
+import { type Figure, judgeFigures } from './nbd-figures.ts';
+import { fioHasNbd, fioOnFile } from './nbd-fio.ts';
+import { judge, type Verdict } from './nbd-gates.ts';
+import { loadHasTls } from './nbd-load.ts';
+import { formatMarkdown } from './nbd-markdown.ts';
+import { measureServer, rampSecondsOf } from './nbd-measurement.ts';
+import { type Options, parseOptions, USAGE, UsageError } from './nbd-options.ts';
+import { stopProcesses } from './nbd-process.ts';
+import { formatFigures, formatSummary, formatTable } from './nbd-report.ts';
+import { type Result, ratios, type Sample, summarize } from './nbd-results.ts';
+import type { Row } from './nbd-rows.ts';
+import { fillFile, fillVolume, syncDisk } from './nbd-volumes.ts';
 
-const USAGE = `Usage: scripts/bench/nbd [OPTION]...
-
-Measures Sledge and other NBD servers on this machine and prints one table.
-
-  --quick            fewer rows and shorter runs: about 5 minutes in all
-  --rows LIST        rows or groups of them: ${[...new Set(rows.map(row => row.name.replace(/-.*/, '')))].join(',')},
-                     or single ones such as read-16x4
-  --engines LIST     of: ${engines.map(engine => engine.name).join(',')},raw
-  --seconds N        of each measurement (5; quick 0.5)
-  --repeat N         measurements of which the median counts (3)
-  --transport T      unix or tcp (unix)
-  --size SIZE        of the volume (4GiB)
-  --directory DIR    where the volumes go (the system's temporary directory)
-  --json FILE        also write everything measured to a file
-`;
-
-interface Options {
-  readonly rows: readonly Row[];
-  readonly engines: readonly EngineSpec[];
-  readonly raw: boolean;
-  readonly seconds: number;
-  readonly rampSeconds: number;
-  readonly repeat: number;
-  readonly place: Workplace;
-  readonly json: string | undefined;
+interface Outcome {
+  readonly results: readonly Result[];
+  readonly figures: readonly Figure[];
+  readonly verdicts: readonly Verdict[];
+  /** One sentence each: what could not be measured. */
+  readonly failures: readonly string[];
 }
 
-interface Percentiles {
-  readonly p50: number;
-  readonly p99: number;
-  readonly p999: number;
-}
-
-interface LoadReport {
-  readonly iops: number;
-  readonly mibs: number;
-  readonly lat_us: Percentiles;
-  readonly flush?: Percentiles;
-  readonly server_cpu_us_per_op?: number;
-  readonly errors: number;
-}
-
-interface FioSide {
-  readonly iops: number;
-  readonly bw_bytes: number;
-  readonly total_ios: number;
-  readonly clat_ns: { readonly percentile?: Readonly<Record<string, number>> };
-}
-
-interface FioJob {
-  readonly read: FioSide;
-  readonly write: FioSide;
-  readonly sync: { readonly lat_ns: FioSide['clat_ns'] };
-}
-
-const nbdload = process.env['SLEDGE_NBDLOAD'] ?? join(projectDirectory, 'dist', 'bench', 'nbdload');
-const execute = promisify(execFile);
-
-/** What runs now, so that an interrupted measurement leaves nothing behind. */
-let running: StartedEngine | undefined;
+/** Starting, warming, bringing to rest and stopping a server, for the estimate: about what it was when this was written. */
+const SECONDS_AROUND_READ = 1;
+const SECONDS_AROUND_WRITE = 4;
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      quick: { type: 'boolean', default: false },
-      rows: { type: 'string' },
-      engines: { type: 'string' },
-      seconds: { type: 'string' },
-      repeat: { type: 'string', default: '3' },
-      transport: { type: 'string', default: 'unix' },
-      size: { type: 'string', default: '4GiB' },
-      directory: { type: 'string', default: tmpdir() },
-      json: { type: 'string' },
-      help: { type: 'boolean', short: 'h', default: false },
-    },
-  });
-  if (values.help) {
+  const options = parseOptions(process.argv.slice(2));
+  if (options === undefined) {
     process.stdout.write(USAGE);
     return;
   }
-  const sizeBytes = parseBytes(values.size);
-  if (sizeBytes === undefined || sizeBytes < 2 ** 28) throw new Error('--size: give at least 256MiB');
-  if (values.transport !== 'unix' && values.transport !== 'tcp') throw new Error('--transport: unix or tcp');
-  const repeat = Number(values.repeat);
-  const seconds = Number(values.seconds ?? (values.quick ? 0.5 : 5));
-  if (!(repeat >= 1) || !(seconds > 0)) throw new Error('--repeat and --seconds: numbers above 0');
-  const directory = mkdtempSync(join(values.directory, 'sledge-bench-'));
+  const directory = mkdtempSync(join(options.parentDirectory, 'sledge-bench-'));
   const clean = (): void => rmSync(directory, { recursive: true, force: true });
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.once(signal, () => {
-      void (running?.stop() ?? Promise.resolve()).finally(() => {
+      void stopProcesses().finally(() => {
         clean();
         process.exit(1);
       });
     });
   }
-  const names = values.engines?.split(',');
   try {
-    await measure({
-      rows: values.rows === undefined ? rows.filter(row => row.quick || !values.quick) : selectRows(values.rows),
-      engines: chosenEngines(names),
-      raw: (names === undefined || names.includes('raw')) && findProgram('fio') !== undefined,
-      seconds,
-      rampSeconds: Math.min(0.5, seconds / 3),
-      repeat,
-      place: { directory, file: join(directory, 'volume'), sizeBytes, transport: values.transport },
-      json: values.json,
-    });
+    await run(options, directory);
   } finally {
-    await running?.stop();
+    await stopProcesses();
     clean();
   }
 }
 
-function chosenEngines(names: readonly string[] | undefined): EngineSpec[] {
-  const unknown = names?.find(name => name !== 'raw' && !engines.some(engine => engine.name === name));
-  if (unknown !== undefined) throw new Error(`--engines: no engine ${unknown}`);
-  const chosen = engines.filter(engine => names === undefined || names.includes(engine.name));
-  return chosen.filter(engine => {
-    const installed = isInstalled(engine);
-    if (!installed) say(`${engine.name} is not installed: skipped`);
-    return installed;
-  });
+async function run(options: Options, directory: string): Promise<void> {
+  const available = await withoutMissing(options);
+  const { sizeBytes, transport } = options;
+  const certificates = available.rows.some(row => row.tls) ? join(directory, 'tls') : undefined;
+  if (certificates !== undefined) await makeCertificates(certificates);
+  const file = join(directory, 'volume');
+  const place = { directory, file, sizeBytes, transport, ...(certificates !== undefined && { certificates }) };
+  say(`this takes about ${Math.ceil(estimateSeconds(available) / 60)} min`);
+
+  const outcome = await measure(available, place);
+  const { results, figures, verdicts, failures } = outcome;
+  process.stdout.write(`${machine(options)}\n`);
+  if (results.length > 0) process.stdout.write(`${formatTable(available.rows, results, verdicts)}\n`);
+  if (figures.length > 0) process.stdout.write(`\nSledge alone\n${formatFigures(figures)}\n`);
+  process.stdout.write(`\n${formatSummary(verdicts)}\n`);
+  for (const failure of failures) say(`failed: ${failure}`);
+  if (options.json !== undefined) writeJson(options.json, options, outcome);
+  if (options.markdown !== undefined) {
+    const { rows, engines } = available;
+    writeFileSync(options.markdown, formatMarkdown({ rows, engines, results, verdicts, figures }));
+  }
+  if (failures.length > 0) process.exitCode = 1;
 }
 
-async function measure(options: Options): Promise<void> {
-  const { place } = options;
-  say(`filling ${options.engines.length > 0 ? 'the volumes' : 'the file'}, ${place.sizeBytes / 2 ** 20} MiB each`);
+/** The options without what this machine has no program for; says what is left out. */
+async function withoutMissing(options: Options): Promise<Options> {
+  const engines = options.engines.filter(isInstalled);
+  for (const { name } of options.engines.filter(engine => !isInstalled(engine))) {
+    say(`${name} is not installed: skipped`);
+  }
+  const hasFio = findProgram('fio') !== undefined;
+  if (options.raw && !hasFio) say('fio is not installed: the raw file is skipped');
+  let { rows } = options;
+  const leaveOut = (without: (row: Row) => boolean, why: string): void => {
+    const names = rows.filter(without).map(row => row.name);
+    if (names.length > 0) say(`${why}: ${names.join(', ')} skipped`);
+    rows = rows.filter(row => !without(row));
+  };
+  if (rows.some(row => row.client === 'fio') && !(hasFio && (await fioHasNbd()))) {
+    leaveOut(row => row.client === 'fio', 'fio with its nbd engine is not installed');
+  }
+  if (rows.some(row => row.tls)) {
+    if (!(await loadHasTls())) leaveOut(row => row.tls ?? false, 'libnbd and its headers are not installed');
+    if (findProgram('certtool') === undefined) leaveOut(row => row.tls ?? false, 'certtool (GnuTLS) is not installed');
+  }
+  return { ...options, engines, rows, raw: options.raw && hasFio };
+}
+
+function canMeasure(engine: EngineSpec, row: Row): boolean {
+  return row.classes.includes(engine.class) && (engine.tls || !row.tls);
+}
+
+function measuresRaw(row: Row, options: Options): boolean {
+  return options.raw && row.classes.includes('raw') && row.fio !== undefined;
+}
+
+function estimateSeconds(options: Options): number {
+  const bytes = options.rows.length === 0 ? 0 : 2 * options.sizeBytes;
+  const ofRows = options.rows.map(row => {
+    const runs = options.engines.filter(engine => canMeasure(engine, row)).length + Number(measuresRaw(row, options));
+    const around = row.writes ? SECONDS_AROUND_WRITE : SECONDS_AROUND_READ;
+    return runs * options.repeat * (row.seconds + rampSecondsOf(row) + around);
+  });
+  const ofFigures = options.figures.map(figure => figure.seconds);
+  // Half a gigabyte a second is what a disk takes at least that is worth measuring.
+  return [...ofRows, ...ofFigures].reduce((sum, seconds) => sum + seconds, bytes / 2 ** 29);
+}
+
+async function measure(options: Options, place: Workplace): Promise<Outcome> {
+  const failures = new Set<string>();
+  const attempt = async <T>(what: string, work: () => Promise<T>): Promise<T | undefined> => {
+    try {
+      return await work();
+    } catch (error) {
+      failures.add(`${what}: ${error instanceof Error ? error.message.trim() : String(error)}`);
+      return undefined;
+    }
+  };
+  const results = options.rows.length === 0 ? [] : await measureRows(options, place, attempt);
+  const figures: Figure[] = [];
+  for (const { name, measure } of options.figures) {
+    if (!options.engines.some(engine => engine.class === 'sledge')) continue;
+    say(name);
+    figures.push(...((await attempt(name, () => measure(place, options.repeat))) ?? []));
+  }
+  const verdicts = [...judge(options.rows, results), ...judgeFigures(figures)];
+  return { results, figures, verdicts, failures: [...failures] };
+}
+
+type Attempt = <T>(what: string, work: () => Promise<T>) => Promise<T | undefined>;
+
+async function measureRows(options: Options, place: Workplace, attempt: Attempt): Promise<Result[]> {
+  say(`filling the volumes, ${place.sizeBytes / 2 ** 20} MiB each`);
   await fillFile(place.file, place.sizeBytes);
   const present: EngineSpec[] = [];
-  for (const engine of options.engines) if (await prepare(engine, place)) present.push(engine);
+  for (const engine of options.engines) {
+    const fill = async (): Promise<true> => {
+      if (engine.class === 'sledge') await fillVolume(engine, place);
+      return true;
+    };
+    if (await attempt(engine.name, fill)) present.push(engine);
+  }
 
   const samples = new Map<string, Sample[]>();
-  const add = (row: Row, engine: string, sample: Sample): void => {
-    const key = `${row.name} ${engine}`;
-    samples.set(key, [...(samples.get(key) ?? []), sample]);
+  const add = async (row: Row, name: string, work: () => Promise<Sample>): Promise<void> => {
+    const sample = await attempt(`${row.name}, ${name}`, work);
+    const key = `${row.name} ${name}`;
+    if (sample !== undefined) samples.set(key, [...(samples.get(key) ?? []), sample]);
   };
-  const failed = new Set<string>();
-  // Reads first, all repeats of them: what a write row leaves in a server's log or cache would speed them up.
   for (const { row, turn } of inOrder(options)) {
     say(`repeat ${turn + 1} of ${options.repeat}: ${row.name}`);
-    const able = present.filter(engine => row.classes?.includes(engine.class) ?? true);
+    const able = present.filter(engine => canMeasure(engine, row));
     // Another one goes first each time, so that none always follows the same neighbour.
     for (let i = 0; i < able.length; i++) {
       const engine = able[(i + turn) % able.length];
-      try {
-        add(row, engine.name, await measureEngine(engine, row, options));
-      } catch (error) {
-        failed.add(`${row.name}, ${engine.name}: ${error instanceof Error ? error.message : String(error)}`);
-      }
-      if (row.writes) await execute('sync', ['-f', place.directory]);
+      await add(row, engine.name, () => measureServer(engine, row, place));
     }
-    if (options.raw && row.fio !== undefined && (row.classes?.includes('direct') ?? true)) {
-      add(row, 'raw', await measureRaw(row, row.fio, options));
+    if (measuresRaw(row, options)) {
+      await add(row, 'raw', () => fioOnFile(row, rampSecondsOf(row), place.file));
+      if (row.writes) await syncDisk(place);
     }
   }
-
-  const results: Result[] = [];
-  for (const row of options.rows) {
-    for (const engine of [...present, undefined]) {
+  return options.rows.flatMap(row =>
+    [...present, undefined].flatMap(engine => {
       const found = samples.get(`${row.name} ${engine?.name ?? 'raw'}`);
-      if (found !== undefined) results.push(summarize(row, engine?.name ?? 'raw', engine?.class ?? 'raw', found));
-    }
-  }
-  process.stdout.write(`${machine(options)}\n${formatTable(options.rows, results)}\n`);
-  for (const failure of failed) say(`failed: ${failure}`);
-  if (options.json !== undefined) writeJson(options.json, options, results, [...failed]);
-  if (failed.size > 0) process.exitCode = 1;
+      return found === undefined ? [] : [summarize(row, engine?.name ?? 'raw', engine?.class ?? 'raw', found)];
+    }),
+  );
 }
 
+/** Reads first, all repeats of them: what a write row leaves in a server's caches would speed them up. */
 function* inOrder(options: Options): Iterable<{ readonly row: Row; readonly turn: number }> {
   for (const writes of [false, true]) {
     for (let turn = 0; turn < options.repeat; turn++) {
@@ -204,152 +202,39 @@ function* inOrder(options: Options): Iterable<{ readonly row: Row; readonly turn
   }
 }
 
-/** Data in every block, so that a read has to read. */
-async function fillFile(path: string, sizeBytes: number): Promise<void> {
-  const piece = new Uint32Array(2 ** 18);
-  for (let i = 0, state = 1; i < piece.length; i++) {
-    state = (Math.imul(state, 1664525) + 1013904223) | 0;
-    piece[i] = state;
-  }
-  const file = await open(path, 'w');
-  try {
-    for (let position = 0; position < sizeBytes; position += piece.byteLength) {
-      // A stamp in each 4 KiB, so that no two blocks are the same.
-      for (let i = 0; i < piece.length; i += 1024) piece[i] = position / 4096 + i;
-      await file.write(new Uint8Array(piece.buffer), 0, Math.min(piece.byteLength, sizeBytes - position), position);
-    }
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-}
-
-/** Fills a volume that is not the peers' file; false where the server does not come up. */
-async function prepare(engine: EngineSpec, place: Workplace): Promise<boolean> {
-  if (engine.name !== 'sledge') return true;
-  try {
-    running = await startEngine(engine, place, []);
-    await execute(nbdload, ['-w', 'write', '-b', '1m', '-q', '8', '--once', running.uri]);
-    return true;
-  } catch (error) {
-    say(`${engine.name}: skipped, ${error instanceof Error ? error.message : String(error)}`);
-    return false;
-  } finally {
-    await stopRunning();
-  }
-}
-
-async function measureEngine(engine: EngineSpec, row: Row, options: Options): Promise<Sample> {
-  running = await startEngine(engine, options.place, row.sledgeArguments ?? []);
-  const { pid, uri } = running;
-  try {
-    if (row.warmBytes !== undefined) {
-      await execute(nbdload, ['-w', 'read', '-b', '1m', '-q', '4', '--once', '-s', String(row.warmBytes), uri]);
-    }
-    const time = ['-t', String(options.seconds), '-r', String(options.rampSeconds)];
-    let rssBytes = 0;
-    // Towards the end, but while the clients are still connected.
-    const timer = setTimeout(
-      () => {
-        rssBytes = residentBytes(pid);
-      },
-      (options.rampSeconds + options.seconds * 0.8) * 1000,
-    );
-    const args = ['-j', ...row.load, ...time, '-p', String(pid), uri];
-    try {
-      const { stdout } = await execute(nbdload, args, { timeout: (options.seconds + 60) * 1000 });
-      const report = JSON.parse(stdout) as LoadReport;
-      const latency = (row.latencyOf === 'flush' ? report.flush : undefined) ?? report.lat_us;
-      return {
-        rate: row.unit === 'IOPS' ? report.iops : report.mibs,
-        p50Us: latency.p50,
-        p99Us: latency.p99,
-        p999Us: latency.p999,
-        serverCpuUsPerOp: report.server_cpu_us_per_op ?? 0,
-        serverRssBytes: rssBytes,
-        errors: report.errors,
-      };
-    } finally {
-      clearTimeout(timer);
-    }
-  } finally {
-    await stopRunning();
-  }
-}
-
-/** What the disk gives without a server in front of it. */
-async function measureRaw(row: Row, load: readonly string[], options: Options): Promise<Sample> {
-  // fio takes no fractions of a second.
-  const milliseconds = (seconds: number): string => `${Math.round(seconds * 1000)}ms`;
-  const time = [
-    '--time_based',
-    `--runtime=${milliseconds(options.seconds)}`,
-    `--ramp_time=${milliseconds(options.rampSeconds)}`,
-  ];
-  const target = [`--filename=${options.place.file}`, '--ioengine=io_uring', '--direct=1', '--norandommap'];
-  const output = ['--output-format=json', '--group_reporting', '--percentile_list=50:99:99.9'];
-  const { stdout } = await execute('fio', ['--name=raw', ...target, ...time, ...load, ...output], {
-    timeout: (options.seconds + 60) * 1000,
-  });
-  const [job] = (JSON.parse(stdout.slice(stdout.indexOf('{'))) as { jobs: FioJob[] }).jobs;
-  const main = job.read.total_ios > job.write.total_ios ? job.read : job.write;
-  const latencies = row.latencyOf === 'flush' ? job.sync.lat_ns : main.clat_ns;
-  const percentile = (name: string): number => (latencies.percentile?.[name] ?? 0) / 1000;
-  return {
-    rate: row.unit === 'IOPS' ? job.read.iops + job.write.iops : (job.read.bw_bytes + job.write.bw_bytes) / 2 ** 20,
-    p50Us: percentile('50.000000'),
-    p99Us: percentile('99.000000'),
-    p999Us: percentile('99.900000'),
-    errors: 0,
-  };
-}
-
-async function stopRunning(): Promise<void> {
-  const engine = running;
-  running = undefined;
-  await engine?.stop();
-}
-
-/** Of a process and its children. */
-function residentBytes(pid: number): number {
-  try {
-    const status = readFileSync(`/proc/${pid}/status`, 'utf8');
-    const own = Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024;
-    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean);
-    return children.reduce((sum, child) => sum + residentBytes(Number(child)), own);
-  } catch {
-    // It has just ended, or the kernel does not list children.
-    return 0;
-  }
-}
-
 function machine(options: Options): string {
   const [cpu] = cpus();
   return (
-    `${cpus().length} × ${cpu?.model.trim()}, Linux ${release()}, Node ${process.version}; ${options.place.transport}, ` +
-    `${options.place.sizeBytes / 2 ** 30} GiB, ${options.seconds} s × ${options.repeat}; * best peer of its class`
+    `${cpus().length} × ${cpu?.model.trim()}, Linux ${release()}, Node ${process.version}; ${options.transport}, ` +
+    `${options.sizeBytes / 2 ** 30} GiB, medians of ${options.repeat}; * best peer of its class`
   );
 }
 
-function writeJson(path: string, options: Options, results: readonly Result[], failed: readonly string[]): void {
-  const settings = {
-    transport: options.place.transport,
-    sizeBytes: options.place.sizeBytes,
-    seconds: options.seconds,
-    repeat: options.repeat,
-  };
+function writeJson(path: string, options: Options, outcome: Outcome): void {
+  const { transport, sizeBytes, repeat } = options;
+  const seconds = Object.fromEntries(options.rows.map(row => [row.name, row.seconds]));
   const host = { cpu: cpus()[0]?.model.trim(), cores: cpus().length, kernel: release(), node: process.version };
-  const all = { measuredAt: new Date().toISOString(), host, settings, results, ratios: ratios(results), failed };
+  const all = {
+    measuredAt: new Date().toISOString(),
+    host,
+    settings: { transport, sizeBytes, repeat, seconds },
+    ...outcome,
+    ratios: ratios(outcome.results),
+  };
   writeFileSync(path, `${JSON.stringify(all, undefined, 2)}\n`);
 }
 
+/** Progress and failures, with the minutes and seconds since the start. */
 function say(text: string): void {
-  process.stderr.write(`bench: ${text}\n`);
+  const seconds = Math.floor(performance.now() / 1000);
+  const time = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, '0')}`;
+  process.stderr.write(`bench: ${time} ${text}\n`);
 }
 
 try {
   await main();
 } catch (error) {
-  say(error instanceof Error ? error.message : String(error));
-  process.exitCode = 1;
+  process.stderr.write(`bench: ${error instanceof Error ? error.message : String(error)}\n`);
+  if (error instanceof UsageError) process.stderr.write('  See: scripts/bench/nbd --help\n');
+  process.exitCode = error instanceof UsageError ? 2 : 1;
 }

@@ -1,0 +1,47 @@
+/** The volumes before the first measurement: data in every block, so that a read has to read. */
+import { execFile } from 'node:child_process';
+import { open } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { BLOCK_BYTES, MIB } from '../../src/base/units.ts';
+import { type EngineSpec, startEngine, type Workplace } from './nbd-engines.ts';
+import { fillOverNbd } from './nbd-load.ts';
+
+const execute = promisify(execFile);
+
+/** The file that the peers serve, and the raw row reads. */
+export async function fillFile(path: string, sizeBytes: number): Promise<void> {
+  const words = new Uint32Array(MIB / 4);
+  for (let i = 0, state = 1; i < words.length; i++) {
+    state = (Math.imul(state, 1664525) + 1013904223) | 0;
+    words[i] = state;
+  }
+  const bytes = new Uint8Array(words.buffer);
+  const file = await open(path, 'w');
+  try {
+    for (let position = 0; position < sizeBytes; position += bytes.length) {
+      // A stamp in each block, so that no two are the same.
+      for (let at = 0; at < bytes.length; at += BLOCK_BYTES) words[at / 4] = (position + at) / BLOCK_BYTES;
+      await file.write(bytes, 0, Math.min(bytes.length, sizeBytes - position), position);
+    }
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** Sledge's volume, which is no file of its own: written through the server. */
+export async function fillVolume(engine: EngineSpec, place: Workplace): Promise<void> {
+  const server = await startEngine(engine, place, { tls: false, sledgeArguments: [] });
+  try {
+    await fillOverNbd(server.uri);
+    await server.settle();
+  } finally {
+    await server.stop();
+  }
+  await syncDisk(place);
+}
+
+/** What is left in the page cache goes to the disk now, not during the next measurement. */
+export async function syncDisk(place: Workplace): Promise<void> {
+  await execute('sync', ['-f', place.directory]);
+}
