@@ -1,7 +1,7 @@
 /** Runs of fio: on the bare file, for what the disk gives without a server in front of it, and over NBD. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
-import { CLIENT_GRACE_MS } from './nbd-load.ts';
+import { clientTimeoutMs } from './nbd-load.ts';
 import type { Sample } from './nbd-results.ts';
 import type { Row } from './nbd-rows.ts';
 
@@ -47,7 +47,7 @@ async function fioRun(row: Row, rampSeconds: number, target: readonly string[]):
   const output = ['--output-format=json', '--group_reporting', '--percentile_list=50:99:99.9'];
   const options = ['--name=bench', ...target, '--norandommap', ...time, ...(row.fio ?? []), ...output];
   const { stdout } = await execute('fio', options, {
-    timeout: (rampSeconds + row.seconds) * 1000 + CLIENT_GRACE_MS,
+    timeout: clientTimeoutMs(row, rampSeconds),
     // On anything milder it waits for a server that does not answer.
     killSignal: 'SIGKILL',
   });

@@ -23,6 +23,7 @@ interface LoadReport {
   readonly flush?: Percentiles;
   readonly intervals?: readonly number[];
   readonly server_cpu_us_per_op?: number;
+  readonly foreign_cores: number;
   readonly errors: number;
 }
 
@@ -32,8 +33,13 @@ const execute = promisify(execFile);
 /** A stall shows in any window of the full length that begins at a multiple of this. */
 const INTERVAL_MS = 20;
 
-/** Beyond the measured time: connecting, and what is in flight at the end. */
-export const CLIENT_GRACE_MS = 60_000;
+/** Connecting, and what is in flight at the end. */
+const CLIENT_GRACE_MS = 60_000;
+
+/** By then a client has ended, or hangs; whole milliseconds. */
+export function clientTimeoutMs(row: Row, rampSeconds: number): number {
+  return Math.ceil((rampSeconds + row.seconds) * 1000) + CLIENT_GRACE_MS;
+}
 
 export async function fillOverNbd(uri: string): Promise<void> {
   await execute(program, ['-w', 'write', '-b', '1m', '-q', '8', '--once', uri]);
@@ -49,7 +55,7 @@ export async function loadRun(row: Row, rampSeconds: number, uri: string, server
   const time = ['-t', String(row.seconds), '-r', String(rampSeconds)];
   const intervals = row.watchesRate ? ['--interval', String(INTERVAL_MS)] : [];
   const { stdout } = await execute(program, ['-j', ...row.load, ...time, ...intervals, '-p', String(serverPid), uri], {
-    timeout: (rampSeconds + row.seconds) * 1000 + CLIENT_GRACE_MS,
+    timeout: clientTimeoutMs(row, rampSeconds),
     killSignal: 'SIGKILL',
   });
   return sampleOf(row, JSON.parse(stdout) as LoadReport);
@@ -65,6 +71,7 @@ function sampleOf(row: Row, report: LoadReport): Sample {
     p999Us: latency.p999,
     ...(report.server_cpu_us_per_op !== undefined && { serverCpuUsPerOp: report.server_cpu_us_per_op }),
     ...(share !== undefined && { lowestShare: share }),
+    foreignCores: report.foreign_cores,
     errors: report.errors,
   };
 }

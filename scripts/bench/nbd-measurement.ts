@@ -8,7 +8,7 @@ import { loadRun, warm } from './nbd-load.ts';
 import { residentBytes } from './nbd-process.ts';
 import type { Sample } from './nbd-results.ts';
 import type { Row } from './nbd-rows.ts';
-import { syncDisk } from './nbd-volumes.ts';
+import { cacheFile, syncDisk } from './nbd-volumes.ts';
 
 /** Not measured: connections are made, and the code that will be busy is compiled. */
 export function rampSecondsOf(row: Row): number {
@@ -20,6 +20,7 @@ export async function measureServer(engine: EngineSpec, row: Row, place: Workpla
   const server = await startEngine(engine, place, { tls, sledgeArguments: row.sledgeArguments ?? [] });
   try {
     if (row.warmBytes !== undefined) await warm(row, row.warmBytes, server.uri);
+    if (row.pageCached && engine.class === 'page cache') await cacheFile(place.file);
     const rampSeconds = rampSecondsOf(row);
     let serverRssBytes = 0;
     // Towards the end, but while the clients are still connected.

@@ -5,6 +5,8 @@ import { bestIn, type Result, ratios } from './nbd-results.ts';
 import type { Row } from './nbd-rows.ts';
 
 const HEADINGS = ['', 'rate', '', 'spread', 'p50 µs', 'p99 µs', 'p99.9 µs', 'CPU µs/op', 'RSS MiB', ''] as const;
+/** What other processes may take of the machine without a word about it. */
+const FOREIGN_CORES = 0.1;
 const LEFT: readonly number[] = [0, 2, 9];
 
 /** `*` marks the best peer of each class in a row. */
@@ -32,6 +34,7 @@ function cellsOf(result: Result, ofRow: readonly Result[]): readonly string[] {
   const notes = [
     isBest ? '*' : '',
     m.lowestShare === undefined ? '' : `lowest ${LOWEST_WINDOW_MS} ms: ${m.lowestShare.toFixed(2)} × mean`,
+    (m.foreignCores ?? 0) < FOREIGN_CORES ? '' : `others took ${m.foreignCores!.toFixed(1)} cores`,
     m.errors > 0 ? `${m.errors} failed` : '',
   ];
   return [

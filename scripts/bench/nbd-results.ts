@@ -23,6 +23,8 @@ export interface Sample {
   readonly serverRssBytes?: number;
   /** The lowest rate over 100 ms as a share of the mean, in rows that look at it. */
   readonly lowestShare?: number;
+  /** Processors that were busy with what has nothing to do with the measurement; absent where the client does not tell. */
+  readonly foreignCores?: number;
   readonly errors: number;
 }
 
@@ -51,6 +53,7 @@ export function summarize(row: Row, engine: string, class_: ResultClass, samples
   const rate = median(rates);
   const cpu = known(samples.map(sample => sample.serverCpuUsPerOp));
   const rss = known(samples.map(sample => sample.serverRssBytes));
+  const foreign = known(samples.map(sample => sample.foreignCores));
   const shares = known(samples.map(sample => sample.lowestShare));
   return {
     row: row.name,
@@ -64,6 +67,7 @@ export function summarize(row: Row, engine: string, class_: ResultClass, samples
       p999Us: median(samples.map(sample => sample.p999Us)),
       ...(cpu.length > 0 && { serverCpuUsPerOp: median(cpu) }),
       ...(rss.length > 0 && { serverRssBytes: median(rss) }),
+      ...(foreign.length > 0 && { foreignCores: median(foreign) }),
       ...(shares.length > 0 && { lowestShare: Math.min(...shares) }),
       errors: samples.reduce((sum, sample) => sum + sample.errors, 0),
     },

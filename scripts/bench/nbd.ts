@@ -5,8 +5,8 @@
  * How it stays fair: all servers get the same load from the same client (nbdload.c) on volumes filled beforehand, on one
  * disk; a server is started anew for each measurement; what one measurement has left to write, in the page cache or in
  * Sledge's log, is on disk before the next begins; each repeat visits the servers in another order, and the medians of
- * the repeats are compared. The machine is assumed to be shared: the spread stands beside each rate, and a gap below
- * about 30 % that does not repeat means nothing.
+ * the repeats are compared. The machine is assumed to be shared: the spread stands beside each rate with what others took
+ * of the processors, and a gap below about 30 % that does not repeat means nothing.
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, release } from 'node:os';
@@ -35,9 +35,12 @@ interface Outcome {
   readonly failures: readonly string[];
 }
 
-/** Starting, warming, bringing to rest and stopping a server, for the estimate: about what it was when this was written. */
-const SECONDS_AROUND_READ = 1;
-const SECONDS_AROUND_WRITE = 4;
+/**
+ * For the estimate: starting, warming and stopping a server, and bringing a write to rest, which takes about as long as
+ * the write did until the volume is dirty all over.
+ */
+const SECONDS_AROUND = 0.8;
+const SECONDS_OF_REST_MAX = 10;
 
 async function main(): Promise<void> {
   const options = parseOptions(process.argv.slice(2));
@@ -77,7 +80,7 @@ async function run(options: Options, directory: string): Promise<void> {
   process.stdout.write(`${machine(options)}\n`);
   if (results.length > 0) process.stdout.write(`${formatTable(available.rows, results, verdicts)}\n`);
   if (figures.length > 0) process.stdout.write(`\nSledge alone\n${formatFigures(figures)}\n`);
-  process.stdout.write(`\n${formatSummary(verdicts)}\n`);
+  if (verdicts.length > 0) process.stdout.write(`\n${formatSummary(verdicts)}\n`);
   for (const failure of failures) say(`failed: ${failure}`);
   if (options.json !== undefined) writeJson(options.json, options, outcome);
   if (options.markdown !== undefined) {
@@ -123,8 +126,8 @@ function estimateSeconds(options: Options): number {
   const bytes = options.rows.length === 0 ? 0 : 2 * options.sizeBytes;
   const ofRows = options.rows.map(row => {
     const runs = options.engines.filter(engine => canMeasure(engine, row)).length + Number(measuresRaw(row, options));
-    const around = row.writes ? SECONDS_AROUND_WRITE : SECONDS_AROUND_READ;
-    return runs * options.repeat * (row.seconds + rampSecondsOf(row) + around);
+    const rest = row.writes ? Math.min(row.seconds, SECONDS_OF_REST_MAX) : 0;
+    return runs * options.repeat * (row.seconds + rampSecondsOf(row) + SECONDS_AROUND + rest);
   });
   const ofFigures = options.figures.map(figure => figure.seconds);
   // Half a gigabyte a second is what a disk takes at least that is worth measuring.
