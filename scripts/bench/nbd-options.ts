@@ -68,8 +68,9 @@ that are not installed are skipped.
                      are still being compiled, or about what comes after a burst
   --help             print this
 
-A full run takes about two and a half hours, mostly in sustain. Measurements on one machine wait for each other. The exit code is 0 when all was
-measured, whether the gates are met or not; 1 when something could not be; 2 for wrong use.
+A full run takes about two and a half hours, a third of it for sustain. Measurements on one machine wait for each other.
+The exit code is 0 when all was measured, whether the gates are met or not; 1 when something could not be; 2 for wrong
+use.
 `;
 
 /** Words with commas, in lines that begin as far in as the first one. */
