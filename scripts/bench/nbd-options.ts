@@ -61,7 +61,7 @@ that are not installed are skipped.
   --markdown FILE    also write the table for the README
   --quick            at most five minutes: ${QUICK_SECONDS} s a measurement, a volume of ${QUICK_SIZE}, and the rows
                      ${wrap(
-                       rows.filter(isQuick).map(row => row.name),
+                       [...rows.filter(isQuick), ...figures].map(({ name }) => name),
                        21,
                      )}, without the servers
                      ${namesOf(engines.filter(engine => !engine.quick))}. Half a second says little about servers that
