@@ -110,6 +110,7 @@ class KernelRing final : public Ring {
     // Without a place for the completion flags (before 5.8) the eventfd cannot be switched off.
     if ((params.features & kNeededFeatures) != kNeededFeatures || params.cq_off.flags == 0 || !Probe()) return ENOSYS;
     deferred_ = (params.flags & IORING_SETUP_DEFER_TASKRUN) != 0;
+    canWait_ = (params.features & IORING_FEAT_EXT_ARG) != 0;
     return Map(params);
   }
 
@@ -129,6 +130,22 @@ class KernelRing final : public Ring {
     return static_cast<int>(announced_);
   }
 
+  bool CanWait() const override { return canWait_; }
+
+  int Wait(int milliseconds) override {
+    Release();
+    if (armed_) Disarm();
+    if (Ready() == 0) {
+      __kernel_timespec limit = {milliseconds / 1000, (milliseconds % 1000) * 1'000'000LL};
+      io_uring_getevents_arg argument = {};
+      if (milliseconds >= 0) argument.ts = reinterpret_cast<uint64_t>(&limit);
+      // ETIME and EINTR are what the caller looks out for; of anything else the next Enter tells.
+      syscall(__NR_io_uring_enter, ringFd_, 0, 1, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &argument,
+              sizeof argument);
+    }
+    return static_cast<int>(Ready());
+  }
+
   int Arm() override {
     Release();
     armed_ = true;
@@ -144,9 +161,9 @@ class KernelRing final : public Ring {
 #else
     SystemEnter(0, IORING_ENTER_GETEVENTS);
 #endif
-    announced_ = Ready();
-    if (announced_ > 0) Disarm();
-    return static_cast<int>(announced_);
+    const uint32_t ready = Ready();
+    if (ready > 0) Disarm();
+    return static_cast<int>(ready);
   }
 
   void Disarm() override {
@@ -276,6 +293,7 @@ class KernelRing final : public Ring {
 
   int ringFd_ = -1;
   bool deferred_ = false;
+  bool canWait_ = false;
   bool armed_ = false;
   uint32_t submitted_ = 0;
   uint32_t completed_ = 0;

@@ -1,7 +1,12 @@
 // `Ring` for JavaScript: a ring, its memory as ArrayBuffers, and its eventfd on Node's loop.
 //
 //   new Ring(kind: 0 io_uring | 1 threads, entries, threads, wake: () => void)   throws with `errno` set
-//   .submissions, .completions: ArrayBuffer     .enter(count, spinMicros)  .arm()  .close()
+//   .submissions, .completions: ArrayBuffer     .enter(count, spinMicros)  .arm(mayWait)  .close()
+//   .loopFd: what tells that Node's own loop has something to do, or -1 where the ring cannot be waited for
+//
+// Where it can, the thread sleeps in the ring and not in libuv's epoll, in the moment before libuv would: a completion
+// then takes one system call and no eventfd. JavaScript keeps a poll of `loopFd` in the ring meanwhile, so that what
+// libuv waits for ends that sleep, too, and `wake` returns true when it did.
 //
 // A ring's native side (RingHandle) outlives the JavaScript object until libuv has let go of the eventfd. Whichever
 // comes first ends it: close(), or the end of the environment while I/O is under way.
@@ -31,6 +36,13 @@ class RingHandle {
     poll_.data = this;
     error = uv_poll_start(&poll_, UV_READABLE, OnReadable);
     SLEDGE_ASSERT(error == 0, "an eventfd can be polled");
+    uv_prepare_init(loop, &prepare_);
+    prepare_.data = this;
+    if (ring_->CanWait()) {
+      loopFd_ = uv_backend_fd(loop);
+      uv_prepare_start(&prepare_, OnPrepare);
+      uv_unref(reinterpret_cast<uv_handle_t*>(&prepare_));
+    }
     napi_status status = napi_add_async_cleanup_hook(env_, OnEnvironmentEnd, this, &hook_);
     SLEDGE_ASSERT(status == napi_ok, "a cleanup hook can be added");
     EnvironmentOf(env_)->rings.insert(this);
@@ -39,6 +51,16 @@ class RingHandle {
   }
 
   Ring* ring() const { return ring_.get(); }
+  int loopFd() const { return loopFd_; }
+
+  // JavaScript has nothing to do until something completes. Returns how many are ready already.
+  int Arm(bool mayWait) {
+    sleeps_ = false;
+    if (!mayWait || loopFd_ < 0) return ring_->Arm() == 0 ? 0 : ring_->Enter(0, 0);
+    const int ready = ring_->Enter(0, 0);
+    sleeps_ = ready == 0;
+    return ready;
+  }
 
   // Nothing is under way afterwards, or the ring is given up together with the memory it may still use.
   void Quiesce(Environment* environment) {
@@ -58,13 +80,12 @@ class RingHandle {
     Quiesce(environment.get());
     environment->rings.erase(this);
     wake_.Reset();
+    sleeps_ = false;
     uv_poll_stop(&poll_);
-    uv_close(reinterpret_cast<uv_handle_t*>(&poll_), [](uv_handle_t* handle) {
-      auto* self = static_cast<RingHandle*>(handle->data);
-      napi_remove_async_cleanup_hook(self->hook_);
-      if (self->keepRing_) self->ring_.release();
-      delete self;
-    });
+    uv_prepare_stop(&prepare_);
+    // libuv closes handles in the reverse order of the calls, so that the last of the two is this one.
+    uv_close(reinterpret_cast<uv_handle_t*>(&poll_), OnClosed);
+    uv_close(reinterpret_cast<uv_handle_t*>(&prepare_), OnClosed);
   }
 
   void SetOwner(RingHandle** owner) { owner_ = owner; }
@@ -72,22 +93,65 @@ class RingHandle {
  private:
   static void OnEnvironmentEnd(napi_async_cleanup_hook_handle, void* data) { static_cast<RingHandle*>(data)->Close(); }
 
+  static void OnClosed(uv_handle_t* handle) {
+    auto* self = static_cast<RingHandle*>(handle->data);
+    if (--self->handlesOpen_ > 0) return;
+    napi_remove_async_cleanup_hook(self->hook_);
+    if (self->keepRing_) self->ring_.release();
+    delete self;
+  }
+
+  // libuv tells epoll of a new descriptor only when it polls: until then nobody hears of what happens on it.
+  static bool HasNewWatchers(const uv_loop_t* loop) {
+    const void* next;
+    std::memcpy(&next, &loop->watcher_queue, sizeof next);
+    return next != &loop->watcher_queue;
+  }
+
+  // libuv is about to poll. With nothing else to do the thread sleeps here instead, until something is due.
+  static void OnPrepare(uv_prepare_t* prepare) {
+    auto* self = static_cast<RingHandle*>(prepare->data);
+    while (self->sleeps_) {
+      uv_update_time(prepare->loop);
+      const int milliseconds = uv_backend_timeout(prepare->loop);
+      if (milliseconds == 0) return;
+      if (HasNewWatchers(prepare->loop)) break;
+      if (self->ring_->Wait(milliseconds) == 0) break;
+      self->sleeps_ = false;
+      if (self->Wake()) break;
+    }
+    // libuv may sleep in this round: completions have to wake it.
+    if (self->sleeps_ && self->ring_->Arm() > 0) {
+      self->sleeps_ = false;
+      self->Wake();
+    }
+  }
+
   static void OnReadable(uv_poll_t* poll, int, int) {
     auto* self = static_cast<RingHandle*>(poll->data);
     uint64_t count;
     if (read(self->ring_->eventFd(), &count, sizeof count) < 0 && errno == EAGAIN) return;
     self->ring_->Disarm();
+    self->sleeps_ = false;
     self->Wake();
   }
 
   // By the plain C interface, since a worker that is being terminated refuses the call without any exception.
-  void Wake() {
+  // True when Node's own loop has something to do.
+  bool Wake() {
     Napi::HandleScope scope(env_);
     napi_value result;
     napi_status status = napi_make_callback(env_, context_, env_.Global(), wake_.Value(), 0, nullptr, &result);
-    if (status == napi_ok || !env_.IsExceptionPending()) return;
+    bool isDue = false;
+    if (status == napi_ok) {
+      napi_get_value_bool(env_, result, &isDue);
+      return isDue;
+    }
     napi_value error;
-    if (napi_get_and_clear_last_exception(env_, &error) == napi_ok) napi_fatal_exception(env_, error);
+    if (env_.IsExceptionPending() && napi_get_and_clear_last_exception(env_, &error) == napi_ok) {
+      napi_fatal_exception(env_, error);
+    }
+    return true;
   }
 
   std::unique_ptr<Ring> ring_;
@@ -95,6 +159,11 @@ class RingHandle {
   Napi::AsyncContext context_;
   Napi::FunctionReference wake_;
   uv_poll_t poll_;
+  uv_prepare_t prepare_;
+  int handlesOpen_ = 2;
+  int loopFd_ = -1;
+  // JavaScript has armed the ring and sleeps, with a poll of `loopFd_` under way.
+  bool sleeps_ = false;
   napi_async_cleanup_hook_handle hook_ = nullptr;
   RingHandle** owner_ = nullptr;
   bool closing_ = false;
@@ -142,6 +211,7 @@ class RingObject : public Napi::ObjectWrap<RingObject> {
     }
     handle_ = handle.release();
     handle_->SetOwner(&handle_);
+    self.Set("loopFd", Napi::Number::New(env, handle_->loopFd()));
   }
 
   ~RingObject() override {
@@ -182,8 +252,12 @@ class RingObject : public Napi::ObjectWrap<RingObject> {
 
   Napi::Value Arm(const Napi::CallbackInfo& info) {
     Napi::Env env = info.Env();
-    Ring* ring = Opened(env);
-    return ring == nullptr ? env.Undefined() : Napi::Number::New(env, ring->Arm());
+    if (!info[0].IsBoolean()) {
+      ThrowTypeError(env, "arm(mayWait)");
+      return env.Undefined();
+    }
+    if (Opened(env) == nullptr) return env.Undefined();
+    return Napi::Number::New(env, handle_->Arm(info[0].As<Napi::Boolean>().Value()));
   }
 
   void Close(const Napi::CallbackInfo& info) {

@@ -5,7 +5,7 @@
 // - `submissions` holds `submissionCount` entries of 64 bytes, `completions` `completionCount` of 16; both counts are
 //   powers of two. TypeScript fills submission number n at index n mod count and reads completion number n likewise;
 //   numbers start at 0 and nobody looks at the ring's heads and tails but the code behind this interface.
-// - A call of Enter or Arm gives back the completions that the call before it announced: TypeScript has read them all.
+// - Enter announces completions, and TypeScript reads them all; the next call of Enter, Wait or Arm gives them back.
 // - Each submission ends in exactly one completion, and never more than `submissionCount` are under way, so that no
 //   queue can overflow.
 // - All calls come from the thread that made the ring.
@@ -44,8 +44,16 @@ class Ring {
   // Returns how many are ready, or -errno where the ring itself is broken.
   virtual int Enter(uint32_t count, uint32_t spinMicros) = 0;
 
-  // From here until the next Enter or Disarm, a completion makes `eventFd` readable. Returns how many are ready
-  // already: then the ring is not armed, since nothing would come to wake its owner.
+  // Sleeps until a completion is there, at most so long; without limit when negative. Returns how many are ready: 0 when
+  // the time is over or a signal came. The next Enter announces them. Only rings that can be waited for.
+  virtual bool CanWait() const { return false; }
+  virtual int Wait(int milliseconds) {
+    static_cast<void>(milliseconds);
+    return 0;
+  }
+
+  // From here until the next Enter, Wait or Disarm, a completion makes `eventFd` readable. Returns how many are ready
+  // already, for the next Enter to announce: then the ring is not armed, since nothing would come to wake its owner.
   virtual int Arm() = 0;
   virtual void Disarm() = 0;
 

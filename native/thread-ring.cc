@@ -105,9 +105,9 @@ class ThreadRing final : public Ring, private CompletionSink {
   int Arm() override {
     Release();
     std::lock_guard<std::mutex> guard(completionLock_);
-    announced_ = Ready();
-    armed_ = announced_ == 0;
-    return static_cast<int>(announced_);
+    const uint32_t ready = Ready();
+    armed_ = ready == 0;
+    return static_cast<int>(ready);
   }
 
   void Disarm() override {

@@ -23,6 +23,11 @@ export interface BlockFile {
   readonly alignmentBytes: number;
   read(position: number, region: Region, offset: number, length: number, request: IoRequest): void;
   write(position: number, region: Region, offset: number, length: number, request: IoRequest): void;
+  /**
+   * A write that completes when its bytes, and perhaps nothing else, are on stable storage. Positions, offsets and lengths
+   * are multiples of 4096 whatever the alignment, and no other write of the range is under way or waits for a sync.
+   */
+  writeDurable(position: number, region: Region, offset: number, length: number, request: IoRequest): void;
   /** Completes when all that was written (completions seen) before the call is on stable storage. */
   sync(request: IoRequest): void;
   /** Gives the range's space back; afterwards it reads as zeroes. -EOPNOTSUPP where this cannot be had. */

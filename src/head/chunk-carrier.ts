@@ -297,10 +297,12 @@ export class ChunkCarrier {
    * the cut, it has to be as durable as that was.
    */
   async #syncAll(): Promise<void> {
-    const logSynced = this.#store.logSynced();
-    const devices = await completion(request => this.#head.sled.syncData(request));
-    await logSynced;
-    if (devices < 0) throw new DestageStuck('a device cannot be synced');
+    const devicesSynced = completion(request => this.#head.sled.syncData(request)).then(result => {
+      if (result < 0) throw new DestageStuck('a device cannot be synced');
+    });
+    // Both have ended before anything is let go of.
+    const outcomes = await Promise.allSettled([devicesSynced, this.#store.logSynced()]);
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
   }
 
   async #storeGroup(group: CarryGroup, conclude: ((transaction: IndexTransaction) => void) | undefined): Promise<void> {

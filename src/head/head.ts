@@ -182,7 +182,7 @@ export class Head implements Committer, RequestHandler {
         this.#writer.start(volume, request);
         break;
       case 'flush':
-        this.log.waitDurable(this.log.committedEnd, request);
+        this.log.flush(request);
         break;
       case 'cache':
         new Prefetch(this.#readPorts, this.#reader.spans, volume, request).start();

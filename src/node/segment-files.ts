@@ -39,11 +39,11 @@ export class SegmentFiles implements SegmentSource {
       if (number === undefined) continue;
       this.#next = Math.max(this.#next, Number(number) + 1);
       const path = join(this.#directory, name);
-      let file = await this.#platform.openFile({ path, mode: 'buffered' });
+      let file = await this.#platform.openFile({ path, mode: 'buffered', durableWrites: true });
       if (file.sizeBytes !== this.#segmentBytes) {
         await file.close();
         await this.#fill(path, false);
-        file = await this.#platform.openFile({ path, mode: 'buffered' });
+        file = await this.#platform.openFile({ path, mode: 'buffered', durableWrites: true });
       }
       this.#open.push(file);
     }
@@ -66,7 +66,7 @@ export class SegmentFiles implements SegmentSource {
       rmSync(path, { force: true });
       throw error;
     }
-    const file = await this.#platform.openFile({ path, mode: 'buffered' });
+    const file = await this.#platform.openFile({ path, mode: 'buffered', durableWrites: true });
     this.#open.push(file);
     return file;
   }

@@ -21,6 +21,11 @@ export class Batch implements IoRequest, BatchMemory {
   segment: BlockFile | undefined;
   state: 'free' | 'filling' | 'writing' | 'written' = 'free';
   start = 0;
+  /** How many of the ops want to be durable before they are answered, and how many name data that lies elsewhere. */
+  durableCount = 0;
+  bulkCount = 0;
+  /** It is written by a durable write: no sync has to follow. */
+  durably = false;
   readonly #log: { batchWritten(batch: Batch, result: number): void };
 
   constructor(region: Region, log: { batchWritten(batch: Batch, result: number): void }) {
@@ -28,6 +33,20 @@ export class Batch implements IoRequest, BatchMemory {
     this.bytes = region.bytes;
     this.sums = new Uint32Array(region.bytes.buffer, 0, region.bytes.length / 4);
     this.#log = log;
+  }
+
+  /** Everybody in it waits for stable storage, and for nothing but these bytes. */
+  get isDurableAlone(): boolean {
+    return this.durableCount === this.opCount && this.bulkCount === 0;
+  }
+
+  clear(): void {
+    this.opCount = 0;
+    this.usedBytes = 0;
+    this.durableCount = 0;
+    this.bulkCount = 0;
+    this.durably = false;
+    this.state = 'free';
   }
 
   nextOp(): LoggedOp {

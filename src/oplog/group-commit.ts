@@ -4,6 +4,7 @@
  * Invariants:
  * - `durable` rises only when every sync of a round has succeeded, and only to what had been committed when it began.
  * - A segment whose write is still under way when a round begins is synced by the next one.
+ * - Between rounds, `durable` may rise by durable writes of the log.
  * - One round at a time; whoever asks meanwhile is served by the next one.
  */
 import { assert } from '../base/assert.ts';
@@ -49,6 +50,17 @@ export class GroupCommit implements IoRequest {
   /** Rounds that have succeeded. */
   get rounds(): number {
     return this.#rounds;
+  }
+
+  /** A round of syncs has not ended. */
+  get isUnderWay(): boolean {
+    return this.#pending > 0;
+  }
+
+  /** Everything below `position` is durable without a round: it was written durably, and what lay before was already. */
+  rise(position: LogPosition): void {
+    assert(this.#pending === 0 && this.#waiters.length === 0, 'nobody waits for less');
+    this.#durable = position;
   }
 
   get isWaitedFor(): boolean {

@@ -19,8 +19,13 @@ export interface NativeRing {
   readonly completions: ArrayBuffer;
   /** Submits `count` entries, then waits up to `spinMicros`, burning the processor. Completions ready, or -errno. */
   enter(count: number, spinMicros: number): number;
-  /** Makes the next completion call `wake`. Returns how many are ready already; then nothing was armed. */
-  arm(): number;
+  /** Readable when Node's own loop has something to do; -1 where the ring cannot be waited for. */
+  readonly loopFd: number;
+  /**
+   * Makes the next completion call `wake`. Returns how many are ready already; then nothing was armed. With `mayWait` a
+   * poll of `loopFd` is under way, and the thread may sleep in the ring; `wake` then returns whether that poll has ended.
+   */
+  arm(mayWait: boolean): number;
   close(): void;
 }
 
@@ -42,7 +47,7 @@ export interface NativeWatch {
 
 /** Numbers below 0 are -errno throughout. */
 export interface NativeAddon {
-  readonly Ring: new (kind: number, entries: number, threads: number, wake: () => void) => NativeRing;
+  readonly Ring: new (kind: number, entries: number, threads: number, wake: () => boolean) => NativeRing;
   allocate(bytes: number): ArrayBuffer | undefined;
   addressOf(buffer: ArrayBuffer): number;
   writeAt(fd: number, bytes: Uint8Array, offset: number, length: number, position: number): number;

@@ -16,6 +16,8 @@ export interface OpenFileOptions {
    * append of a few KiB costs less than waking another one; reads and syncs go to the ring.
    */
   readonly mode: 'direct' | 'buffered';
+  /** `writeDurable` will be called: a second descriptor is opened for it, past the page cache where that is possible. */
+  readonly durableWrites?: boolean;
   /** Make the file if it is missing; it must not exist yet with `exclusive`. */
   readonly create?: boolean | 'exclusive';
   /** Hold an exclusive claim: O_EXCL on a block device, flock on a file. Refused with `device-in-use`. */

@@ -57,6 +57,7 @@ export async function openForRing(options: OpenFileOptions): Promise<RingFilePro
     const sizeBytes = isDevice ? blockDevice(fd, path).sizeBytes : stats.size;
     return {
       fd,
+      durableFd: options.durableWrites === true ? await openForDurableWrites(path) : undefined,
       path,
       kind: isDevice ? 'block device' : 'file',
       mode: options.mode,
@@ -68,6 +69,17 @@ export async function openForRing(options: OpenFileOptions): Promise<RingFilePro
     await closeDescriptor(fd);
     throw error;
   }
+}
+
+/** Past the page cache where the file system can do that: a write and a flush of the disk, without a pass over pages. */
+async function openForDurableWrites(path: string): Promise<number> {
+  const flags = constants.O_RDWR | constants.O_DSYNC;
+  try {
+    return await openDescriptor(path, flags | constants.O_DIRECT);
+  } catch (error) {
+    if (errnoOf(error) !== 22) throw systemError('io', `cannot open ${path} for durable writes`, errnoOf(error), error);
+  }
+  return await openDescriptor(path, flags);
 }
 
 async function isBlockDevice(path: string): Promise<boolean> {

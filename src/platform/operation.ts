@@ -10,12 +10,19 @@ export interface OperationOwner {
   operationEnded(operation: Operation, result: number): void;
 }
 
+/** What an operation waits for: a peer, a disk's data, or a disk that empties its cache. */
+export const WAITS_FOR_PEER = 0;
+export const WAITS_FOR_DATA = 1;
+export const WAITS_FOR_SYNC = 2;
+
 export class Operation {
   readonly slot: number;
   owner: OperationOwner | undefined;
   request: IoRequest | undefined;
   region: Region | undefined;
   opcode: number;
+  /** One of `WAITS_FOR_…`. */
+  waitsFor: number;
   fd: number;
   operationFlags: number;
   length: number;
@@ -30,6 +37,7 @@ export class Operation {
     this.request = undefined;
     this.region = undefined;
     this.opcode = 0;
+    this.waitsFor = WAITS_FOR_PEER;
     this.fd = 0;
     this.operationFlags = 0;
     this.length = 0;

@@ -10,12 +10,13 @@ import { assert } from '../base/assert.ts';
 import { EIO } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import type { Region } from '../base/memory.ts';
+import { BLOCK_BYTES } from '../base/units.ts';
 import { addon } from './addon.ts';
 import { ControlRequest } from './control-request.ts';
 import { addressWithin } from './io-memory.ts';
 import type { PlatformFile } from './io-platform.ts';
 import type { OpenThings } from './open-things.ts';
-import type { Operation, OperationOwner } from './operation.ts';
+import { type Operation, type OperationOwner, WAITS_FOR_DATA, WAITS_FOR_SYNC } from './operation.ts';
 import type { RingLoop } from './ring-loop.ts';
 import * as submission from './submission.ts';
 import { errnoOf, systemError } from './system-error.ts';
@@ -31,6 +32,8 @@ const truncateDescriptor = promisify(ftruncate);
 
 export interface RingFileProperties {
   readonly fd: number;
+  /** O_DSYNC, for durable writes; missing where none were announced. */
+  readonly durableFd: number | undefined;
   readonly path: string;
   readonly kind: 'file' | 'block device';
   readonly mode: 'direct' | 'buffered';
@@ -46,6 +49,7 @@ export class RingFile implements PlatformFile, OperationOwner {
   readonly #loop: RingLoop;
   readonly #openThings: OpenThings;
   readonly #fd: number;
+  readonly #durableFd: number | undefined;
   readonly #buffered: boolean;
   readonly #readOnly: boolean;
   #sizeBytes: number;
@@ -59,6 +63,7 @@ export class RingFile implements PlatformFile, OperationOwner {
     this.#loop = loop;
     this.#openThings = openThings;
     this.#fd = properties.fd;
+    this.#durableFd = properties.durableFd;
     this.#buffered = properties.mode === 'buffered';
     this.#readOnly = properties.readOnly;
     this.#sizeBytes = properties.sizeBytes;
@@ -71,7 +76,7 @@ export class RingFile implements PlatformFile, OperationOwner {
   }
 
   read(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
-    this.#transfer(submission.OP_READ, position, region, offset, length, request);
+    this.#transfer(this.#fd, submission.OP_READ, position, region, offset, length, request);
   }
 
   write(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
@@ -79,12 +84,18 @@ export class RingFile implements PlatformFile, OperationOwner {
     if (this.#buffered) {
       this.#writeNow(position, region, offset, length, request);
     } else {
-      this.#transfer(submission.OP_WRITE, position, region, offset, length, request);
+      this.#transfer(this.#fd, submission.OP_WRITE, position, region, offset, length, request);
     }
   }
 
+  writeDurable(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
+    assert(!this.#readOnly && this.#durableFd !== undefined, 'durable writes were announced');
+    assert(position % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0, 'durable writes are of whole blocks');
+    this.#transfer(this.#durableFd, submission.OP_WRITE, position, region, offset, length, request);
+  }
+
   sync(request: IoRequest): void {
-    this.#start(submission.OP_FSYNC, 0, 0, 0, submission.FSYNC_DATASYNC, request);
+    this.#start(this.#fd, submission.OP_FSYNC, 0, 0, 0, submission.FSYNC_DATASYNC, request);
   }
 
   discard(position: number, length: number, request: IoRequest): void {
@@ -121,6 +132,7 @@ export class RingFile implements PlatformFile, OperationOwner {
     this.#openThings.closed(this);
     try {
       await closeDescriptor(this.#fd);
+      if (this.#durableFd !== undefined) await closeDescriptor(this.#durableFd);
     } catch (error) {
       throw this.#failure(`cannot close ${this.path}`, errnoOf(error), error);
     }
@@ -160,11 +172,19 @@ export class RingFile implements PlatformFile, OperationOwner {
     request.ioCompleted(result);
   }
 
-  #transfer(opcode: number, position: number, region: Region, offset: number, length: number, request: IoRequest) {
+  #transfer(
+    fd: number,
+    opcode: number,
+    position: number,
+    region: Region,
+    offset: number,
+    length: number,
+    request: IoRequest,
+  ): void {
     this.#assertAligned(position, length);
     assert(offset % this.alignmentBytes === 0, 'offsets are aligned');
     const address = addressWithin(region, offset, length);
-    const operation = this.#start(opcode, position, address, length, 0, request);
+    const operation = this.#start(fd, opcode, position, address, length, 0, request);
     operation.region = region;
   }
 
@@ -183,10 +203,11 @@ export class RingFile implements PlatformFile, OperationOwner {
   /** The kernel's layout: an fallocate has its length in the address, and its mode in the length. */
   #fallocate(position: number, length: number, mode: number, request: IoRequest): void {
     assert(!this.#readOnly && length > 0, 'the file is open for writing, and the range is not empty');
-    this.#start(submission.OP_FALLOCATE, position, length, mode, 0, request);
+    this.#start(this.#fd, submission.OP_FALLOCATE, position, length, mode, 0, request);
   }
 
   #start(
+    fd: number,
     opcode: number,
     position: number,
     address: number,
@@ -197,7 +218,8 @@ export class RingFile implements PlatformFile, OperationOwner {
     assert(!this.#closed, 'the file is open');
     const operation = this.#loop.acquire(this);
     operation.opcode = opcode;
-    operation.fd = this.#fd;
+    operation.waitsFor = isQuick(opcode) && fd === this.#fd ? WAITS_FOR_DATA : WAITS_FOR_SYNC;
+    operation.fd = fd;
     operation.position = position;
     operation.address = address;
     operation.length = length;
@@ -218,4 +240,8 @@ export class RingFile implements PlatformFile, OperationOwner {
     const positive = Math.abs(errno);
     return systemError(positive === ENOSPC || positive === EDQUOT ? 'no-space' : 'io', what, positive, cause);
   }
+}
+
+function isQuick(opcode: number): boolean {
+  return opcode === submission.OP_READ || opcode === submission.OP_WRITE;
 }

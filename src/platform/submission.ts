@@ -14,6 +14,7 @@ export const SUBMISSION_WORDS = 16;
 export const COMPLETION_WORDS = 4;
 
 export const OP_FSYNC = 3;
+export const OP_POLL_ADD = 6;
 export const OP_ACCEPT = 13;
 export const OP_ASYNC_CANCEL = 14;
 export const OP_CONNECT = 16;
@@ -24,6 +25,7 @@ export const OP_SEND = 26;
 export const OP_RECV = 27;
 
 export const FSYNC_DATASYNC = 1;
+export const POLL_IN = 1;
 export const FALLOC_KEEP_SIZE = 1;
 export const FALLOC_PUNCH_HOLE = 2;
 export const MSG_WAITALL = 0x100;

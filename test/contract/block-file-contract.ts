@@ -124,6 +124,26 @@ export function blockFileContract(name: string, make: BlockFileFactory): void {
       t.equal(Buffer.compare(region.bytes, copy.bytes), 0);
     });
 
+    t.test('a durable write is read back, whatever was written or read there before', async t => {
+      const { file, memory } = await fresh(MIB);
+      const region = memory.allocate(3 * BLOCK_BYTES);
+      region.bytes.fill(1);
+      await io(request => file.write(0, region, 0, 3 * BLOCK_BYTES, request));
+      await io(request => file.sync(request));
+      await io(request => file.read(0, region, 0, 3 * BLOCK_BYTES, request));
+      region.bytes.fill(2);
+      t.equal(
+        await io(request => file.writeDurable(BLOCK_BYTES, region, BLOCK_BYTES, BLOCK_BYTES, request)),
+        BLOCK_BYTES,
+      );
+      await io(request => file.read(0, region, 0, 3 * BLOCK_BYTES, request));
+      t.same(blockValues(region), [1, 2, 1]);
+      region.bytes.fill(3);
+      await io(request => file.write(0, region, 0, 2 * BLOCK_BYTES, request));
+      await io(request => file.read(0, region, 0, 3 * BLOCK_BYTES, request));
+      t.same(blockValues(region), [3, 3, 1], 'and gives way to the next write');
+    });
+
     t.test('a sync after a write succeeds', async t => {
       const { file, memory } = await fresh(MIB);
       const region = memory.allocate(BLOCK_BYTES);

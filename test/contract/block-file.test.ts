@@ -14,7 +14,7 @@ function platformFile(kind: (typeof IO_KINDS)[number], mode: OpenFileOptions['mo
   return async sizeBytes => {
     const folder = temporaryFolder();
     const platform = createIoPlatform({ kind });
-    const file = await platform.openFile({ path: folder.join('file'), mode, create: 'exclusive' });
+    const file = await platform.openFile({ path: folder.join('file'), mode, create: 'exclusive', durableWrites: true });
     await file.resize(sizeBytes);
     return {
       file,

@@ -93,7 +93,7 @@ t.test('errors of the system are negative numbers', async t => {
 for (const kind of [KERNEL_RING, THREAD_RING]) {
   t.test(`a ring of kind ${kind} checks its arguments and its state`, async t => {
     const Ring = addon.Ring as unknown as new (...values: unknown[]) => InstanceType<typeof addon.Ring>;
-    const wake = () => {};
+    const wake = () => false;
     t.throws(() => new Ring(), TypeError);
     t.throws(() => new Ring(2, 8, 1, wake), TypeError);
     t.throws(() => new Ring(kind, 7, 1, wake), TypeError);
@@ -107,10 +107,10 @@ for (const kind of [KERNEL_RING, THREAD_RING]) {
     t.throws(() => ring.enter(0, 10_000_000), TypeError);
     t.throws(() => (ring.enter as Call)(), TypeError);
     t.equal(ring.enter(0, 0), 0);
-    t.equal(ring.arm(), 0);
+    t.equal(ring.arm(false), 0);
     ring.close();
     t.throws(() => ring.enter(0, 0), TypeError);
-    t.throws(() => ring.arm(), TypeError);
+    t.throws(() => ring.arm(false), TypeError);
     t.throws(() => ring.close(), TypeError);
     t.throws(() => (addon.Ring.prototype.enter as Call).call({}, 0, 0), TypeError);
   });

@@ -43,7 +43,7 @@ function waitFor(ring: NativeRing, count: number): number {
 for (const kind of [KERNEL_RING, THREAD_RING]) {
   t.test(`a ring of kind ${kind}`, async t => {
     t.test('completes with the mark of the entry, and goes round', async t => {
-      const ring = new addon.Ring(kind, ENTRIES, 1, () => {});
+      const ring = new addon.Ring(kind, ENTRIES, 1, () => false);
       const places = ring.completions.byteLength / 16;
       for (let number = 0; number < 100; number++) {
         fill(ring, number % ENTRIES, { opcode: OP_NOP, mark: 1000 + number });
@@ -54,7 +54,7 @@ for (const kind of [KERNEL_RING, THREAD_RING]) {
     });
 
     t.test('takes a full batch in one call', async t => {
-      const ring = new addon.Ring(kind, ENTRIES, 1, () => {});
+      const ring = new addon.Ring(kind, ENTRIES, 1, () => false);
       for (let index = 0; index < ENTRIES; index++) fill(ring, index, { opcode: OP_NOP, mark: index + 1 });
       t.equal(ring.enter(ENTRIES, 0), ENTRIES);
       const marks = Array.from({ length: ENTRIES }, (_, index) => completionAt(ring, index).mark);
@@ -66,7 +66,7 @@ for (const kind of [KERNEL_RING, THREAD_RING]) {
       const folder = temporaryFolder();
       writeFileSync(folder.join('file'), '0123456789');
       const fd = openSync(folder.join('file'), 'r+');
-      const ring = new addon.Ring(kind, ENTRIES, 1, () => {});
+      const ring = new addon.Ring(kind, ENTRIES, 1, () => false);
       const buffer = addon.allocate(4096)!;
       const bytes = new Uint8Array(buffer);
       const address = BigInt(addon.addressOf(buffer));
@@ -86,7 +86,7 @@ for (const kind of [KERNEL_RING, THREAD_RING]) {
     });
 
     t.test('answers what it cannot do with an error', async t => {
-      const ring = new addon.Ring(kind, ENTRIES, 1, () => {});
+      const ring = new addon.Ring(kind, ENTRIES, 1, () => false);
       fill(ring, 0, { opcode: submission.OP_READ, fd: 0x7fffff, address: 1n, length: 1, mark: 1 });
       fill(ring, 1, { opcode: 255, mark: 2 });
       const found = new Map<number, number>();
@@ -110,9 +110,10 @@ for (const kind of [KERNEL_RING, THREAD_RING]) {
       const fd = openSync(folder.join('file'), 'w+');
       const ring = new addon.Ring(kind, ENTRIES, 1, () => {
         wakes += 1;
+        return false;
       });
       fill(ring, 0, { opcode: submission.OP_FSYNC, fd, mark: 1 });
-      if (ring.enter(1, 0) === 0 && ring.arm() === 0) {
+      if (ring.enter(1, 0) === 0 && ring.arm(false) === 0) {
         for (let wait = 0; wait < 200 && wakes === 0; wait++) await sleep(5);
         t.equal(wakes, 1);
         // Where the kernel defers work to the next call, the completion is there only after it.

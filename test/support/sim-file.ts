@@ -4,7 +4,7 @@
  *
  * Invariants:
  * - A read gives what was there at its start, at its end, or a mix by sectors.
- * - A sync covers exactly the writes that had completed when it was called.
+ * - A sync covers exactly the writes that had completed when it was called; a durable write covers itself.
  * - A crash of the process keeps completed writes; those under way happen wholly, in part (by sectors) or not at all.
  * - A loss of power keeps synced writes; of the others each sector is written or not, in the order of the writes.
  * - A buffered file takes writes in the order of the calls, as the page cache does. Of a direct one, two writes under way
@@ -26,6 +26,8 @@ interface Change {
   readonly length: number;
   /** Absent: the range is discarded. */
   bytes: Uint8Array | undefined;
+  /** A durable write: past the page cache, and on stable storage with its completion. */
+  readonly durable: boolean;
   /** Read when it takes effect, for a write whose memory the device reads late. */
   readonly source: { readonly region: Region; readonly offset: number } | undefined;
   /** In the page cache: it has its place in the list of unsynced changes. */
@@ -132,11 +134,23 @@ export class SimFile implements DeviceFile {
   }
 
   write(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
+    this.#write(position, region, offset, length, false, request);
+  }
+
+  writeDurable(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
+    assert(position % PAGE === 0 && length % PAGE === 0 && offset % PAGE === 0, 'a durable write is of whole pages');
+    const meets = this.#unsynced.some(other => overlap(other, { position, length }));
+    assert(!meets, 'nothing that a durable write overwrites waits for a sync');
+    this.#write(position, region, offset, length, true, request);
+  }
+
+  #write(position: number, region: Region, offset: number, length: number, durable: boolean, request: IoRequest): void {
     this.#check(position, offset, length, region);
     const failed = this.#random.below(10_000) < this.faults.writePerMyriad;
     const change: Change = {
       position,
       length,
+      durable,
       bytes: undefined,
       source: { region, offset },
       applied: false,
@@ -147,6 +161,7 @@ export class SimFile implements DeviceFile {
     this.#loop.post(() => {
       if (failed) this.#tear(change);
       else this.#applyThrough(change);
+      if (durable && !failed) this.#settle(change);
       this.#end(change);
       request.ioCompleted(failed ? -EIO : length);
     });
@@ -175,7 +190,15 @@ export class SimFile implements DeviceFile {
       this.#loop.post(() => request.ioCompleted(-EOPNOTSUPP));
       return;
     }
-    const change: Change = { position, length, bytes: undefined, source: undefined, applied: false, ended: false };
+    const change: Change = {
+      position,
+      length,
+      durable: false,
+      bytes: undefined,
+      source: undefined,
+      applied: false,
+      ended: false,
+    };
     this.#begin(change);
     this.#loop.post(() => {
       this.#applyThrough(change);
@@ -189,7 +212,7 @@ export class SimFile implements DeviceFile {
     const underWay = this.#underWay.filter(change => !change.applied);
     const whole = this.#random.below(underWay.length + 1);
     for (const [i, change] of underWay.entries()) {
-      if (this.mode === 'direct' || i === whole) this.#tear(change);
+      if (this.mode === 'direct' || change.durable || i === whole) this.#tear(change);
       else if (i < whole) this.#apply(change);
     }
     this.#underWay = [];
@@ -216,10 +239,9 @@ export class SimFile implements DeviceFile {
   }
 
   #begin(change: Change): void {
-    for (const other of this.mode === 'direct' ? this.#underWay : []) {
-      const overlaps =
-        change.position < other.position + other.length && other.position < change.position + change.length;
-      assert(!overlaps, `two changes of ${this.name} that are under way do not overlap`);
+    for (const other of this.#underWay) {
+      if (this.mode === 'buffered' && !change.durable && !other.durable) continue;
+      assert(!overlap(change, other), `two changes of ${this.name} that are under way do not overlap`);
     }
     this.#underWay.push(change);
   }
@@ -250,6 +272,12 @@ export class SimFile implements DeviceFile {
     this.#unsynced.push(change);
   }
 
+  /** The change is on stable storage. */
+  #settle(change: Change): void {
+    applyTo(this.#stable, change);
+    this.#unsynced.splice(this.#unsynced.indexOf(change), 1);
+  }
+
   /** A change that did not complete: none of it, all of it, or some of its sectors. */
   #tear(change: Change): void {
     if (change.applied) return;
@@ -262,7 +290,7 @@ export class SimFile implements DeviceFile {
     const { region, offset } = change.source;
     const bytes = region.bytes.slice(offset, offset + change.length);
     // A prefix is what an interrupted copy leaves; a device may also have taken any of the sectors.
-    const prefix = this.mode === 'buffered' || this.#random.chance(50);
+    const prefix = (this.mode === 'buffered' && !change.durable) || this.#random.chance(50);
     const end = SECTOR * this.#random.below(change.length / SECTOR + 1);
     for (let at = 0; at < change.length; at += SECTOR) {
       if (prefix ? at >= end : this.#random.chance(50)) continue;
@@ -271,6 +299,7 @@ export class SimFile implements DeviceFile {
       const sector: Change = {
         position,
         length: part.length,
+        durable: false,
         bytes: part,
         source: undefined,
         applied: true,
@@ -287,6 +316,10 @@ export class SimFile implements DeviceFile {
     assert(position >= 0 && length > 0 && position + length <= this.sizeBytes, 'an I/O is inside of the file');
     assert(offset >= 0 && offset + length <= region.bytes.length, 'an I/O is inside of its region');
   }
+}
+
+function overlap(one: Pick<Change, 'position' | 'length'>, other: Pick<Change, 'position' | 'length'>): boolean {
+  return one.position < other.position + other.length && other.position < one.position + one.length;
 }
 
 function applyTo(pages: Pages, change: Change): void {

@@ -8,7 +8,7 @@ import type { Region } from '../../../src/base/memory.ts';
 import type { DeviceFile } from '../../../src/sled/device.ts';
 import type { MemoryLoop } from '../../support/memory-loop.ts';
 
-export type FileCommand = 'read' | 'write' | 'sync' | 'discard';
+export type FileCommand = 'read' | 'write' | 'writeDurable' | 'sync' | 'discard';
 
 export interface HeldIo {
   readonly command: FileCommand;
@@ -30,7 +30,7 @@ export class ControlledFile implements DeviceFile {
   /** Results, negative errnos, that commands end with instead of being carried out. */
   readonly failing = new Map<FileCommand, number>();
   /** How often each command was started. */
-  readonly counts = { read: 0, write: 0, sync: 0, discard: 0 };
+  readonly counts = { read: 0, write: 0, writeDurable: 0, sync: 0, discard: 0 };
   readonly #loop: MemoryLoop;
   readonly #pages = new Map<number, Uint8Array>();
 
@@ -55,6 +55,12 @@ export class ControlledFile implements DeviceFile {
 
   write(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
     this.#start('write', position, length, request, () => {
+      this.poke(position, region.bytes.subarray(offset, offset + length));
+    });
+  }
+
+  writeDurable(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
+    this.#start('writeDurable', position, length, request, () => {
       this.poke(position, region.bytes.subarray(offset, offset + length));
     });
   }
@@ -103,7 +109,7 @@ export class ControlledFile implements DeviceFile {
       this.#loop.post(() => {
         const failure = result ?? this.failing.get(command) ?? 0;
         if (failure >= 0) work();
-        request.ioCompleted(failure < 0 ? failure : command === 'read' || command === 'write' ? length : 0);
+        request.ioCompleted(failure < 0 ? failure : command === 'sync' || command === 'discard' ? 0 : length);
       });
     };
     if (!this.hold.has(command)) {

@@ -173,9 +173,11 @@ t.test('the committed end passes the rest of a closed segment with its end recor
 t.test('one sync covers all who wait', async t => {
   const rig = new LogRig({ segmentBytes: 64 * KIB });
   await rig.settle();
+  rig.write(1, 1, 'plain');
   for (const name of ['a', 'b', 'c']) rig.write(1, 1, name, true);
   await rig.settle();
-  t.same(rig.take(), ['commit 1', 'commit 2', 'commit 3', 'batch', 'a 0', 'b 0', 'c 0']);
+  const commits = ['commit 1', 'plain 0', 'commit 2', 'commit 3', 'commit 4', 'batch'];
+  t.same(rig.take(), [...commits, 'a 0', 'b 0', 'c 0']);
   t.equal(
     rig.files.reduce((sum, file) => sum + file.counts.sync, 0),
     1,
@@ -191,16 +193,20 @@ t.test('a write that is under way when a sync begins is not covered by it', asyn
   const rig = new LogRig({ segmentBytes: 64 * KIB });
   rig.holdNew = ['write', 'sync'];
   await rig.settle();
-  rig.write(1, 1, 'a', true);
+  rig.write(1, 1);
   await rig.settle();
   const file = rig.files.find(candidate => candidate.held.length > 0)!;
   file.held[0].finish();
   await rig.settle();
+  rig.log.waitDurable(rig.log.committedEnd, rig.owner('a'));
+  await rig.settle();
   t.equal(file.held[0].command, 'sync', 'the first sync has begun');
-  rig.write(1, 2, 'b', true);
+  rig.write(1, 2);
   await rig.settle();
   const write = file.held.find(io => io.command === 'write')!;
   write.finish();
+  await rig.settle();
+  rig.log.waitDurable(rig.log.committedEnd, rig.owner('b'));
   await rig.settle();
   t.same(rig.take(), ['commit 1', 'batch', 'commit 2', 'batch']);
   file.held[0].finish();
@@ -284,7 +290,9 @@ t.test('a write that fails behind others that wait for a sync takes them along, 
   const rig = new LogRig({ segmentBytes: 64 * KIB });
   rig.holdNew = ['sync'];
   await rig.settle();
-  rig.write(1, 1, 'a', true);
+  rig.write(1, 1);
+  await rig.settle();
+  rig.log.waitDurable(rig.log.committedEnd, rig.owner('a'));
   await rig.settle();
   for (const file of rig.files) file.failing.set('write', -EIO);
   rig.write(1, 2, 'b');

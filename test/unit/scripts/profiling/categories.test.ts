@@ -87,6 +87,12 @@ t.test('of V8, Node and libuv, the caller says which it is', t => {
   t.equal(category(`${v8}JSTypedArray::type node:napi_get_typedarray_info addon:Enter`), 'Node-API');
   t.equal(category('node:uv__io_poll node:uv_run node:node::SpinEventLoop'), 'Node and libuv');
   t.equal(category('node:v8::Function::Call node:node::MakeCallback node:uv_run'), 'Node and libuv');
+  t.equal(category('node:_aesni_ctr32_ghash_6x'), 'TLS');
+  t.equal(
+    category('library:malloc node:CRYPTO_malloc node:EVP_CIPHER_CTX_new node:node::crypto::TLSWrap::EncOut'),
+    'TLS',
+  );
+  t.equal(category('node:something_small'), 'Node and libuv');
   t.equal(category(`${v8}Map::Size put@src/a.ts ${v8}Heap::CollectGarbage`), 'V8: runtime', 'what JavaScript called');
   t.end();
 });
