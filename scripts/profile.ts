@@ -89,7 +89,7 @@ async function main(): Promise<void> {
 
 async function measure(options: Options, directory: string): Promise<{ profile: Profile; samples: Sample[] }> {
   const { row, seconds, sizeBytes } = options;
-  sampler = await chooseSampler(options.sampler, directory);
+  sampler = chooseSampler(options.sampler, directory);
   const volume = new ServedVolume(directory, row, sizeBytes);
   say(`filling a volume of ${formatBytes(sizeBytes)}`);
   await volume.fill();
@@ -113,10 +113,10 @@ async function measure(options: Options, directory: string): Promise<{ profile: 
   return { profile, samples };
 }
 
-async function chooseSampler(wanted: Options['sampler'], directory: string): Promise<Sampler> {
+function chooseSampler(wanted: Options['sampler'], directory: string): Sampler {
   const places = new SourcePlaces(projectDirectory);
   if (wanted !== 'cpu-prof') {
-    const perf = await findPerf(directory, places.find);
+    const perf = findPerf(directory, places.find);
     if (perf !== undefined) return perf;
     if (wanted === 'perf') throw new Error('perf is not installed, or not allowed: see perf_event_paranoid in proc(5)');
     say('perf is not installed, or not allowed: Node’s own profiler it is');
@@ -177,8 +177,8 @@ function settingOf(sizeBytes: number): string {
 }
 
 async function clean(): Promise<void> {
-  sampler?.clean();
   await stopProcesses();
+  sampler?.clean();
   if (directory !== undefined) rmSync(directory, { recursive: true, force: true });
 }
 

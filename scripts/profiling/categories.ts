@@ -17,6 +17,7 @@ export type Group =
   | 'V8: runtime'
   | 'Node-API'
   | 'Node and libuv'
+  | 'TLS'
   | 'C library'
   | 'native code'
   | 'unknown';
@@ -102,6 +103,10 @@ const COLLECTING =
 const COMPILING =
   /(?:::compiler::|Compiler::|CompilationJob|OptimizingCompile|::baseline::|BaselineBatch|BaselineCompiler|::maglev::|::parsing::|::Parser|::interpreter::|BytecodeGenerator|Deoptimiz|TieringManager)/;
 
+/** OpenSSL, which is a part of Node's program, and Node's wrapping of it. */
+const ENCRYPTING =
+  /^_?(?:(?:do_)?ssl\d?_|SSL_|tls|BIO_|bio_|EVP_|evp_|OPENSSL_|ossl_|CRYPTO_|aes|AES|gcm_|ghash|sha\d|SHA\d|WPACKET_|ERR_|RAND_|X509_|ASN1_|BN_|bn_|EC_|ec_|ecp_|x25519|poly1305|[Cc]ha[Cc]ha|node::crypto::)/;
+
 export function categoryOf(frames: readonly Frame[]): Category {
   const at = frames.findIndex(frame => frame.kind !== 'library');
   if (at < 0) return { group: frames.length === 0 ? 'unknown' : 'C library' };
@@ -142,7 +147,7 @@ function ofScript(frames: readonly Frame[], at: number): Category {
   return script === undefined ? { group: 'V8: runtime' } : { group: 'JavaScript', part: script.file };
 }
 
-/** Of V8, Node and libuv, which are one program: by what called it, as far as that is none of JavaScript or the addon. */
+/** Of V8, Node and what they brought along, one program: by what called it, as far as that is of the same program. */
 function groupOfNode(frames: readonly Frame[], at: number): Group {
   for (const { kind, name } of frames.slice(at)) {
     if (kind === 'javascript' || kind === 'addon') break;
@@ -151,8 +156,9 @@ function groupOfNode(frames: readonly Frame[], at: number): Group {
   }
   for (const { kind, name } of frames.slice(at)) {
     if (kind !== 'node') break;
+    if (ENCRYPTING.test(name)) return 'TLS';
     if (/^(?:napi_|node_api_|v8impl::)/.test(name)) return 'Node-API';
     if (/^(?:node::|uv_|uv__)/.test(name)) return 'Node and libuv';
   }
-  return 'V8: runtime';
+  return frames[at].name.startsWith('v8::') ? 'V8: runtime' : 'Node and libuv';
 }

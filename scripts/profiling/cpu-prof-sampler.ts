@@ -2,7 +2,7 @@
  * Samples with Node's own profiler, which is there wherever Node is. It runs from the start of the server to its end and
  * writes its file then; what was before the load, and after it, is cut off by the clock.
  */
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type CpuProfile, samplesOf, type Window } from './cpu-profile.ts';
@@ -10,8 +10,8 @@ import type { Sample } from './sample.ts';
 import type { Sampler } from './sampler.ts';
 import type { PlaceFinder } from './source-places.ts';
 
-/** As often as perf does. */
-const INTERVAL_US = 200;
+/** Each sample interrupts the main thread by a signal. */
+const INTERVAL_US = 1000;
 
 export class CpuProfSampler implements Sampler {
   readonly name = 'cpu-prof';
@@ -40,7 +40,8 @@ export class CpuProfSampler implements Sampler {
   }
 
   async samples(): Promise<Sample[]> {
-    const name = readdirSync(this.#directory).find(file => file.endsWith('.cpuprofile'));
+    const files = existsSync(this.#directory) ? readdirSync(this.#directory) : [];
+    const name = files.find(file => file.endsWith('.cpuprofile'));
     if (name === undefined || this.#window === undefined) throw new Error('the server has left no profile');
     const profile = JSON.parse(readFileSync(join(this.#directory, name), 'utf8')) as CpuProfile;
     return samplesOf(profile, this.#window, this.#placeOf);

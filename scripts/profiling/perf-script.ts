@@ -3,20 +3,19 @@
  * and for how long, then a line for each function, the innermost first, then an empty one. Lines come one at a time,
  * since there are a million of them.
  *
- * Three repairs make of this what one wants to read:
+ * Three things make of this what one wants to read:
  * - In a virtual machine a sample is often taken only when interrupts are enabled again, so that the function that does
  *   this seems to cost what came before it. It is left out: the sample counts for its caller.
- * - Code compiled from JavaScript is named as in the map that `node --perf-basic-prof` writes; it gets its place in the
- *   sources.
+ * - Addresses of compiled JavaScript become functions with their places in the sources (`compiled-code.ts`).
  * - Names of C++ functions lose what makes them long: arguments of templates, anonymous namespaces.
  */
+import type { CompiledCode } from './compiled-code.ts';
 import { type Frame, MAIN_THREAD, type Sample } from './sample.ts';
-import type { PlaceFinder } from './source-places.ts';
 
-const HEAD = /^\s*(.*?)\s+(\d+)\/(\d+)\s+[\d.]+:\s+(\d+)\s*$/;
-const FRAME = /^\s+[0-9a-f]+ (.*)$/;
-/** JS:*name file:///…:LINE:COLUMN; the mark says which compiler made it (~ is the interpreter). */
-const SCRIPT = /^(?:JS|Script|LazyCompile|Function|Eval):[*^~+]*(.*?) ?((?:file:\/\/|node:|\/)\S*):(\d+):(\d+)$/;
+const HEAD = /^\s*(.*?)\s+(\d+)\/(\d+)\s+([\d.]+):\s+(\d+)\s*$/;
+const FRAME = /^\s+([0-9a-f]+) (.*)$/;
+const COMPILED = / \(.*\/perf-\d+\.map\)$/;
+const nameless: Frame = { kind: 'builtin', name: 'compiled code without a name' };
 const INTERRUPTS_ENABLED =
   /^(?:(?:__raw_callee_save_)?(?:pvm|native|xen)_(?:irq_enable|irq_disable|save_fl|restore_fl)|_raw_(?:spin|read|write)_unlock(?:_irq|_irqrestore|_bh)?|__raw_spin_unlock(?:_irq|_irqrestore)?|finish_task_switch)$/;
 
@@ -41,16 +40,16 @@ interface Open extends Seen {
 
 export class PerfScript {
   readonly #pid: number;
-  readonly #placeOf: PlaceFinder;
+  readonly #code: CompiledCode;
   readonly #frames = new Map<string, Frame>();
   readonly #done: Seen[] = [];
   readonly #threads = new Map<number, string>();
   #open: Open | undefined;
 
   /** Samples of other processes are left out. */
-  constructor(pid: number, placeOf: PlaceFinder) {
+  constructor(pid: number, code: CompiledCode) {
     this.#pid = pid;
-    this.#placeOf = placeOf;
+    this.#code = code;
     this.#threads.set(pid, MAIN_THREAD);
   }
 
@@ -61,13 +60,15 @@ export class PerfScript {
     }
     const frame = FRAME.exec(text);
     if (frame !== null) {
-      this.#open?.frames.push(this.#frame(frame[1]));
+      const frames = this.#open?.frames;
+      frames?.push(this.#frame(Number.parseInt(frame[1], 16), frame[2], frames.length === 0));
       return;
     }
     this.#close();
     const head = HEAD.exec(text);
     if (head === null || Number(head[2]) !== this.#pid) return;
-    this.#open = { threadName: head[1], threadId: Number(head[3]), seconds: Number(head[4]) / 1e9, frames: [] };
+    this.#code.advanceTo(Number(head[4]));
+    this.#open = { threadName: head[1], threadId: Number(head[3]), seconds: Number(head[5]) / 1e9, frames: [] };
   }
 
   end(): Sample[] {
@@ -95,39 +96,28 @@ export class PerfScript {
     if (name !== undefined) this.#threads.set(threadId, name);
   }
 
-  #frame(text: string): Frame {
+  #frame(address: number, text: string, innermost: boolean): Frame {
+    // Of a caller it is where it goes on, which may be behind its end.
+    if (COMPILED.test(text)) return this.#code.find(innermost ? address : address - 1) ?? nameless;
     const known = this.#frames.get(text);
     if (known !== undefined) return known;
-    const frame = parseFrame(text, this.#placeOf);
+    const frame = parseFrame(text);
     this.#frames.set(text, frame);
     return frame;
   }
 }
 
-function parseFrame(text: string, placeOf: PlaceFinder): Frame {
+function parseFrame(text: string): Frame {
   const whole = text.replace(/ \(deleted\)\)$/, ')');
   const at = whole.lastIndexOf(' (');
   const symbol = at < 0 ? whole : whole.slice(0, at);
   const object = at < 0 ? '' : whole.slice(at + 2, -1);
-  if (/\/perf-\d+\.map$/.test(object) || object === '//anon') return compiledFrame(symbol, placeOf);
   const name = simpleName(symbol);
-  if (object.startsWith('[') && !/^\[(?:vdso|vsyscall|unknown|stack|heap)\]$/.test(object))
-    return { kind: 'kernel', name };
+  if (/^\[(?!vdso|vsyscall|unknown|stack|heap)/.test(object)) return { kind: 'kernel', name };
   if (/\/sledge\.node$/.test(object)) return { kind: 'addon', name };
   if (/lmdb/.test(object)) return { kind: 'lmdb', name };
   if (/\/node$/.test(object)) return { kind: name.startsWith('Builtins_') ? 'builtin' : 'node', name };
   return { kind: 'library', name: symbol === '[unknown]' ? object : name };
-}
-
-function compiledFrame(symbol: string, placeOf: PlaceFinder): Frame {
-  const script = SCRIPT.exec(symbol);
-  if (script === null)
-    return { kind: 'builtin', name: symbol === '[unknown]' ? 'compiled code without a name' : symbol };
-  return {
-    kind: 'javascript',
-    name: script[1] === '' ? '(anonymous)' : script[1],
-    ...placeOf(script[2], Number(script[3]), Number(script[4])),
-  };
 }
 
 function simpleName(symbol: string): string {

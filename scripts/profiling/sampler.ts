@@ -7,12 +7,12 @@ export interface Sampler {
   readonly nodeOptions: readonly string[];
   /** What the samples do not show, in whole sentences. */
   readonly blindSpots: readonly string[];
-  /** The server runs, as this process. */
+  /** The server is being started, as this process. */
   attach(pid: number): void;
   /** Looks at the server, which is under load by now, for that long. */
   watch(seconds: number): Promise<void>;
   /** What was seen; called when the server has ended. */
   samples(): Promise<Sample[]>;
-  /** Ends what runs and removes what lies outside of the profile's directory; safe to call at any time. */
+  /** Ends what runs and removes what lies outside of the profile's directory; called when the server has ended. */
   clean(): void;
 }

@@ -46,7 +46,7 @@ export class ServedVolume {
   /** Writes all of it, so that a read has to read. */
   async fill(): Promise<void> {
     if (this.#row.tls) await makeCertificates(this.#certificates);
-    const server = await this.#start([], []);
+    const server = await this.#start([], [], undefined);
     await fillOverNbd(this.#uri(false));
     await this.#rest(server);
   }
@@ -56,8 +56,7 @@ export class ServedVolume {
     const { nodeOptions, rampSeconds, seconds, watcher, settles } = options;
     const row = { ...this.#row, seconds };
     const tls = row.tls ? ['--tls-certificates', this.#certificates, '--tls', 'require'] : [];
-    const server = await this.#start(nodeOptions, [...tls, ...(row.sledgeArguments ?? [])]);
-    watcher?.attach(server.pid);
+    const server = await this.#start(nodeOptions, [...tls, ...(row.sledgeArguments ?? [])], watcher);
     const uri = this.#uri(row.tls ?? false);
     if (row.warmBytes !== undefined) await warm(row, row.warmBytes, uri);
     const [load] = await Promise.all([
@@ -70,14 +69,21 @@ export class ServedVolume {
     return load;
   }
 
-  async #start(nodeOptions: readonly string[], options: readonly string[]): Promise<StartedProcess> {
+  async #start(
+    nodeOptions: readonly string[],
+    options: readonly string[],
+    watcher: RunOptions['watcher'],
+  ): Promise<StartedProcess> {
     const program = join(projectDirectory, 'dist', 'src', 'bin', 'sledge.js');
     const listen = ['--data', this.#data, '--listen', `unix:${this.#socket}`];
     const volume = ['--volume', `${VOLUME}:${this.#sizeBytes}`];
     const args = [...nodeOptions, program, 'serve', '--json', ...listen, ...volume, ...options];
     const started = new ServerProcess(process.execPath, args);
-    const { pid } = await started.readyEvent(READY_MS);
-    return childProcess(started, pid);
+    // Known before it is ready: it may be interrupted until then.
+    const server = childProcess(started, started.child.pid!);
+    watcher?.attach(server.pid);
+    await started.readyEvent(READY_MS);
+    return server;
   }
 
   /** Ends the server with nothing left in the log or in the page cache. */

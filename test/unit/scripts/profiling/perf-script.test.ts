@@ -1,13 +1,22 @@
 /** Reading perf: whose samples count, what the frames are, and what virtual machines make of them. */
 import t from 'tap';
+import { CompiledCode } from '../../../../scripts/profiling/compiled-code.ts';
 import { PerfScript } from '../../../../scripts/profiling/perf-script.ts';
 import type { Frame, Sample } from '../../../../scripts/profiling/sample.ts';
 
-/** Compiled positions a hundred lines below those in the sources. */
-const placeOf = (url: string, line: number) => ({ file: url.replace('file:///p/dist/', ''), line: line - 100 });
+/** At 7000, `first` until a second has passed, then `second`. */
+function compiledCode(): CompiledCode {
+  const map = '7000 100 JS:*first file:///a.js:1:1\n7000 100 JS:*second file:///b.js:1:1\n';
+  const marks = [
+    { atSeconds: 0, bytes: map.length / 2 },
+    { atSeconds: 1, bytes: map.length / 2 },
+    { atSeconds: 2, bytes: map.length },
+  ];
+  return new CompiledCode(Buffer.from(map), marks, (file, line) => ({ file, line }));
+}
 
 function read(text: string, pid = 7): Sample[] {
-  const script = new PerfScript(pid, placeOf);
+  const script = new PerfScript(pid, compiledCode());
   for (const line of text.split('\n')) script.line(line);
   return script.end();
 }
@@ -23,7 +32,7 @@ t.test('a sample is a thread, a time and functions, the innermost first', t => {
 \tffffffff81bb296d copy_folio_from_iter_atomic ([kernel.kallsyms])
 \t           f64c7 __libc_pwrite (/usr/lib/x86_64-linux-gnu/libc.so.6)
 \t           25e82 sledge::(anonymous namespace)::Write (/p/build/Release/sledge.node)
-\t    7f9d1a23995c JS:*#writeNow file:///p/dist/src/platform/ring-file.js:258:10 (/tmp/perf-7.map)
+\t            7010 [unknown] (/tmp/perf-7.map)
 
 node 7/7  2915.069892132:     100000 
 \t           8b6e3 mdb_page_search_root (/p/node_modules/@lmdb/lmdb-linux-x64/node.abi115.glibc.node)
@@ -37,7 +46,7 @@ node 7/7  2915.069892132:     100000
         { kind: 'kernel', name: 'copy_folio_from_iter_atomic' },
         { kind: 'library', name: '__libc_pwrite' },
         { kind: 'addon', name: 'sledge::Write' },
-        { kind: 'javascript', name: '#writeNow', file: 'src/platform/ring-file.js', line: 158 },
+        { kind: 'javascript', name: 'second', file: 'file:///b.js', line: 1 },
       ],
     },
     { seconds: 1e-4, frames: [{ kind: 'lmdb', name: 'mdb_page_search_root' }] },
@@ -115,26 +124,23 @@ t.test(
   },
 );
 
-t.test('compiled code: functions with their places, tiers not told apart, the nameless ones as V8’s own', t => {
+t.test('an address of compiled code is what lay there at the time of the sample', t => {
+  const stack = `
+\t    7000 [unknown] (/tmp/perf-7.map)
+\t    7100 [unknown] (/tmp/perf-7.map)
+\t    7200 [unknown] (/tmp/perf-7.map)
+\t    1234 Builtins_JSEntry (/usr/bin/node)
+
+`;
   t.match(
-    frames(
-      'JS:~#run file:///p/dist/src/a.js:150:9 (/tmp/perf-7.map)',
-      'JS:^processImmediate node:internal/timers:438:28 (/tmp/perf-7.map)',
-      'JS:* file:///p/dist/src/a.js:177:85 (/tmp/perf-7.map)',
-      'JS:*get size file:///p/dist/src/a.js:178:8 (/tmp/perf-7.map)',
-      'JS:*commit /p/node_modules/lmdb/write.js:200:3 (/tmp/perf-7.map)',
-      '[unknown] (/tmp/perf-7.map)',
-      'Builtins_LoadIC (/usr/bin/node)',
-    ),
-    [
-      { kind: 'javascript', name: '#run', file: 'src/a.js', line: 50 },
-      { kind: 'javascript', name: 'processImmediate', file: 'node:internal/timers' },
-      { kind: 'javascript', name: '(anonymous)' },
-      { kind: 'javascript', name: 'get size' },
-      { kind: 'javascript', name: 'commit', file: '/p/node_modules/lmdb/write.js' },
+    read(`node 7/7  0.5:     1000 ${stack}node 7/7  1.5:     1000 ${stack}`).map(sample => sample.frames),
+    ['first', 'second'].map(name => [
+      { kind: 'javascript', name },
+      { kind: 'javascript', name },
       { kind: 'builtin', name: 'compiled code without a name' },
-      { kind: 'builtin', name: 'Builtins_LoadIC' },
-    ],
+      { kind: 'builtin', name: 'Builtins_JSEntry' },
+    ]),
+    'of a caller, the call is what counts, not where it returns to',
   );
   t.end();
 });
