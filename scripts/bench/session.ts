@@ -94,6 +94,10 @@ class LoopStream implements Stream, Turns, Clock {
   atEndOfTurn(task: TurnTask): void {
     this.#tasks.push(task);
   }
+  afterMicros(task: TurnTask): void {
+    this.#tasks.push(task);
+  }
+  cancelAfterMicros(): void {}
   nowMs(): number {
     return performance.now();
   }

@@ -46,6 +46,13 @@ export interface TurnTask {
 export interface Turns {
   /** Each task is an object of long life and may be asked for once a turn; asking again before it ran is a bug. */
   atEndOfTurn(task: TurnTask): void;
+  /**
+   * Runs the task in a turn that many microseconds later, or soon after. The loop burns its processor meanwhile: for
+   * waits that are shorter than a timer can tell. One at a time.
+   */
+  afterMicros(task: TurnTask, micros: number): void;
+  /** The task that was asked for with `afterMicros`, if it did not run yet, is not run. */
+  cancelAfterMicros(): void;
 }
 
 /** Cancels a timer; after it has fired or been cancelled, a further call does nothing. */

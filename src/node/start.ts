@@ -112,7 +112,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   const epoch = (before.epoch + 1) as Epoch;
   await storeEpoch(index, { cut: before.cut, epoch, since: end });
   const opLog = new OpLog(
-    { turns: platform, regions: platform, checksums: platform, segments, data: head.sled },
+    { turns: platform, clock: platform, regions: platform, checksums: platform, segments, data: head.sled },
     head,
     { segmentBytes: logSegmentBytes, limitBytes: options.logBytes },
     { epoch, cut: before.cut, end, tail, live: found.live, spare },

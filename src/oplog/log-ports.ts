@@ -1,6 +1,6 @@
 /** What an op log is given: the ports it does its work through, who hears of commits, and where it goes on. */
 import type { Checksums } from '../base/checksum.ts';
-import type { BlockFile, IoRequest, Turns } from '../base/io.ts';
+import type { BlockFile, Clock, IoRequest, Turns } from '../base/io.ts';
 import type { RegionSource } from '../base/memory.ts';
 import type { Epoch, LogPosition } from '../base/units.ts';
 import type { BatchMemory, LoggedOp } from './logged-op.ts';
@@ -30,6 +30,7 @@ export interface SegmentSource {
 
 export interface OpLogPorts {
   readonly turns: Turns;
+  readonly clock: Pick<Clock, 'nowMs'>;
   readonly regions: RegionSource;
   readonly checksums: Checksums;
   readonly segments: SegmentSource;

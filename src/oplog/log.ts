@@ -31,6 +31,7 @@ import { RingQueue } from '../base/ring-queue.ts';
 import type { BlockNumber, Epoch, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES, roundUp } from '../base/units.ts';
 import { Batch, LOG_PAGE_BYTES } from './batch.ts';
+import { Company } from './company.ts';
 import { FlushHabit } from './flush-habit.ts';
 import type { SyncListener } from './group-commit.ts';
 import { GroupCommit } from './group-commit.ts';
@@ -75,6 +76,8 @@ export class OpLog implements TurnTask, SyncListener {
   /** A durable write has not ended. */
   #writingDurably = false;
   readonly #habit = new FlushHabit();
+  readonly #company = new Company();
+  readonly #waited: TurnTask = { runAtEndOfTurn: () => this.#companyWaited() };
   #failure = 0;
 
   constructor(ports: OpLogPorts, committer: Committer, options: OpLogOptions, state: OpLogState) {
@@ -249,7 +252,7 @@ export class OpLog implements TurnTask, SyncListener {
   runAtEndOfTurn(): void {
     this.#turnAsked = false;
     if (this.#failure !== 0) return;
-    if (this.#filling !== undefined && !this.#isHeld(this.#filling)) this.#write(this.#canGoDurably(this.#filling));
+    if (this.#filling !== undefined && !this.#isHeld(this.#filling)) this.#writeOrWait(this.#filling);
     if (!this.#commits.isWaitedFor) return;
     const writing = this.#batches.filter(batch => batch.state === 'writing').map(batch => batch.segment!);
     this.#commits.begin(this.#committedEnd, writing);
@@ -264,6 +267,7 @@ export class OpLog implements TurnTask, SyncListener {
     batch.state = 'written';
     if (batch.durably) {
       this.#writingDurably = false;
+      this.#company.writeEnded(this.#ports.clock.nowMs(), batch.opCount, this.#filling?.opCount ?? 0);
       this.#commits.rise(batch.ops[batch.opCount - 1].end);
       if (this.#filling !== undefined) this.#askForTurn();
     }
@@ -424,11 +428,35 @@ export class OpLog implements TurnTask, SyncListener {
     this.#habit.batchBegan();
     if (durably) {
       this.#writingDurably = true;
+      this.#company.writeBegan(this.#ports.clock.nowMs());
       batch.segment.writeDurable(position, batch.region, 0, length, batch);
     } else {
       this.#commits.touched(batch.segment);
       batch.segment.write(position, batch.region, 0, length, batch);
     }
+  }
+
+  #writeOrWait(batch: Batch): void {
+    const durably = this.#canGoDurably(batch);
+    if (durably && this.#company.isWaiting && !this.#company.isComplete(batch.opCount)) return;
+    if (durably && !this.#company.isWaiting) {
+      const micros = this.#company.waitFor(batch.opCount);
+      if (micros > 0) {
+        this.#ports.turns.afterMicros(this.#waited, micros);
+        return;
+      }
+    }
+    if (this.#company.isWaiting) {
+      this.#company.waited(batch.opCount);
+      this.#ports.turns.cancelAfterMicros();
+    }
+    this.#write(durably);
+  }
+
+  #companyWaited(): void {
+    if (this.#failure !== 0 || this.#filling === undefined || !this.#company.isWaiting) return;
+    this.#company.waited(this.#filling.opCount);
+    if (!this.#isHeld(this.#filling)) this.#write(this.#canGoDurably(this.#filling));
   }
 
   /** Whether a batch goes to stable storage by itself, if what lies before it is there. */

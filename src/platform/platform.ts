@@ -108,6 +108,14 @@ class RingPlatform implements IoPlatform {
     this.#loop.atEndOfTurn(task);
   }
 
+  afterMicros(task: TurnTask, micros: number): void {
+    this.#loop.afterMicros(task, micros);
+  }
+
+  cancelAfterMicros(): void {
+    this.#loop.cancelAfterMicros();
+  }
+
   nowMs(): number {
     return this.#clock.nowMs();
   }

@@ -4,7 +4,7 @@
  *
  * A turn: completions are drained, tasks and the completions that were there at once run in the order of asking (and
  * what they ask for in their turn, some rounds deep), then one native call submits everything. Where nothing is ready
- * after that, the loop waits a little if that has paid lately (`spin-budget.ts`), then sleeps: in the ring, where the
+ * after that, the loop waits a little if that has paid lately (`wait-budget.ts`), then sleeps: in the ring, where the
  * kernel lets it, with a poll of Node's own epoll under way; else in Node's epoll, until the ring's eventfd wakes it.
  *
  * Measured on two virtual processors, 4 KiB random reads O_DIRECT: at depth 64 4 to 5 µs of processor an operation,
@@ -25,9 +25,9 @@ import { assert } from '../base/assert.ts';
 import { errnoName } from '../base/errno.ts';
 import type { IoRequest, Turns, TurnTask } from '../base/io.ts';
 import { RingQueue } from '../base/ring-queue.ts';
+import { WaitBudget } from '../base/wait-budget.ts';
 import { addon, type NativeRing } from './addon.ts';
 import { Operation, type OperationOwner, WAITS_FOR_DATA, WAITS_FOR_PEER, WAITS_FOR_SYNC } from './operation.ts';
-import { SpinBudget } from './spin-budget.ts';
 import { COMPLETION_WORDS, OP_ASYNC_CANCEL, OP_POLL_ADD, POLL_IN, SUBMISSION_WORDS } from './submission.ts';
 
 const BATCH_MS = 1;
@@ -105,8 +105,8 @@ export class RingLoop implements Turns {
   readonly #completionMask: number;
   readonly #inRingMax: number;
   /** One for waits that only peers can end, one for those that a disk may. */
-  readonly #peerBudget: SpinBudget;
-  readonly #diskBudget: SpinBudget;
+  readonly #peerBudget: WaitBudget;
+  readonly #diskBudget: WaitBudget;
   readonly #cancelOwner = new CancelOwner(this);
   readonly #turn = () => this.#runScheduled();
 
@@ -133,6 +133,10 @@ export class RingLoop implements Turns {
   #doneResults: number[] = [];
   #doneResultsRunning: number[] = [];
 
+  /** Runs when its time has come; the loop does not sleep before. */
+  #lateTask: TurnTask | undefined;
+  #lateTaskDueMs = 0;
+
   #running = false;
   #scheduled = false;
   #closing = false;
@@ -148,8 +152,8 @@ export class RingLoop implements Turns {
     this.#submissionMask = submissionCount - 1;
     this.#completionMask = this.#completions.length / COMPLETION_WORDS - 1;
     this.#inRingMax = submissionCount;
-    this.#peerBudget = new SpinBudget(options.spinMicros);
-    this.#diskBudget = new SpinBudget(options.spinMicros);
+    this.#peerBudget = new WaitBudget(options.spinMicros);
+    this.#diskBudget = new WaitBudget(options.spinMicros);
     if (this.#ring.loopFd >= 0) this.#nodeWatch = new NodeWatch(this, this.#ring.loopFd);
   }
 
@@ -208,6 +212,17 @@ export class RingLoop implements Turns {
     if (!this.#running) this.#schedule();
   }
 
+  afterMicros(task: TurnTask, micros: number): void {
+    assert(this.#lateTask === undefined, 'one late task at a time');
+    this.#lateTask = task;
+    this.#lateTaskDueMs = performance.now() + micros / 1000;
+    if (!this.#running) this.#schedule();
+  }
+
+  cancelAfterMicros(): void {
+    this.#lateTask = undefined;
+  }
+
   /** Ends when nothing is under way any more: whoever closes the loop has closed (or cancelled) all that uses it. */
   async close(): Promise<void> {
     this.#closing = true;
@@ -263,11 +278,14 @@ export class RingLoop implements Turns {
     const until = performance.now() + BATCH_MS;
     for (;;) {
       const drained = this.#drain();
+      if (this.#lateTask !== undefined) this.#runLateTask();
       const unsettled = this.#settle();
       const prepared = this.#prepared;
       this.#prepared = 0;
       this.#ready = this.#enter(prepared, 0);
-      if (this.#ready === 0 && !unsettled) {
+      if (this.#ready === 0 && this.#lateTask !== undefined) {
+        this.#ready = this.#enter(0, Math.ceil(Math.max(1, (this.#lateTaskDueMs - performance.now()) * 1000)));
+      } else if (this.#ready === 0 && !unsettled) {
         const active = drained > 0 || prepared > 0;
         if (!(active && this.#inRing > 0 && this.#spun())) {
           this.#ready = this.#ring.arm(this.#isWatching());
@@ -327,6 +345,13 @@ export class RingLoop implements Turns {
 
   #admitWaiting(): void {
     while (this.#waiting.length > 0 && this.#inRing < this.#inRingMax) this.#prepare(this.#waiting.shift());
+  }
+
+  #runLateTask(): void {
+    const task = this.#lateTask!;
+    if (performance.now() < this.#lateTaskDueMs) return;
+    this.#lateTask = undefined;
+    task.runAtEndOfTurn();
   }
 
   /** Runs what was asked for. True if there is more than one turn should do. */

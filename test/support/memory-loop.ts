@@ -14,6 +14,7 @@ export class MemoryLoop implements Turns, Clock {
   #nowMs = 1000;
   #completions: (() => void)[] = [];
   #tasks: TurnTask[] = [];
+  #lateTask: TurnTask | undefined;
   readonly #asked = new Set<TurnTask>();
   #timers: Timer[] = [];
 
@@ -38,6 +39,19 @@ export class MemoryLoop implements Turns, Clock {
     if (this.#asked.has(task)) throw new Error('a task was asked for twice in a turn');
     this.#asked.add(task);
     this.#tasks.push(task);
+  }
+
+  afterMicros(task: TurnTask): void {
+    this.#lateTask = task;
+    this.post(() => {
+      if (this.#lateTask !== task) return;
+      this.#lateTask = undefined;
+      task.runAtEndOfTurn();
+    });
+  }
+
+  cancelAfterMicros(): void {
+    this.#lateTask = undefined;
   }
 
   /** Has `completion` called in the next turn. */

@@ -20,6 +20,7 @@ export class SimLoop implements Turns, Clock {
   #nowMs = 1000;
   #pending: (() => void)[] = [];
   #tasks: TurnTask[] = [];
+  #lateTask: TurnTask | undefined;
   #timers = new Set<Timer>();
   turns = 0;
 
@@ -39,6 +40,19 @@ export class SimLoop implements Turns, Clock {
   atEndOfTurn(task: TurnTask): void {
     if (this.#tasks.includes(task)) throw new Error('a task was asked for twice in a turn');
     this.#tasks.push(task);
+  }
+
+  afterMicros(task: TurnTask): void {
+    this.#lateTask = task;
+    this.post(() => {
+      if (this.#lateTask !== task) return;
+      this.#lateTask = undefined;
+      task.runAtEndOfTurn();
+    });
+  }
+
+  cancelAfterMicros(): void {
+    this.#lateTask = undefined;
   }
 
   nowMs(): number {

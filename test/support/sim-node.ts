@@ -271,7 +271,7 @@ export class SimNode {
     await completion(request => transaction.commit(request));
     const segments = { create: () => this.#createSegment() };
     const log = new OpLog(
-      { turns: loop, regions, checksums: simChecksums, segments, data: head.sled },
+      { turns: loop, clock: loop, regions, checksums: simChecksums, segments, data: head.sled },
       head,
       { segmentBytes, limitBytes: options.logSegments * segmentBytes },
       { epoch, cut: before.cut, end, tail, live: found.live, spare },

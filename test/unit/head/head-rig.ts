@@ -206,7 +206,7 @@ export class HeadRig {
       return file;
     };
     const log = new OpLog(
-      { turns: loop, regions, checksums: addon, segments: { create }, data: head.sled },
+      { turns: loop, clock: loop, regions, checksums: addon, segments: { create }, data: head.sled },
       head,
       { segmentBytes: SEGMENT, limitBytes: segments * SEGMENT },
       { epoch, cut, end, tail, live: found.live, spare },

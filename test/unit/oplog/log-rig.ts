@@ -70,7 +70,7 @@ export class LogRig implements Committer {
       else this.loop.post(() => request.ioCompleted(0));
     };
     this.log = new OpLog(
-      { turns: this.loop, regions, checksums, segments: { create }, data: { syncData } },
+      { turns: this.loop, clock: this.loop, regions, checksums, segments: { create }, data: { syncData } },
       this,
       { segmentBytes, limitBytes: segments * segmentBytes },
       {

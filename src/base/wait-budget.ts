@@ -1,5 +1,6 @@
 /**
- * Decides whether the loop waits for the next completion with the processor burning, or sleeps at once.
+ * Decides whether to wait a little for something that may come soon. The loop asks it whether to wait for the next
+ * completion with the processor burning or to sleep at once, the log whether to wait for more requests.
  *
  * A wait that pays saves the sleep and the wake-up, 5 to 10 µs of latency; one that does not costs its whole length. So
  * it has to pay at least four times out of five. Measured, echo over a Unix socket with two processes: 145 000 round
@@ -12,7 +13,7 @@ const COST_OF_FAILURE = 4;
 /** Without credit, every so many chances one is taken, to see whether times have changed. */
 const CHANCES_PER_TRIAL = 32;
 
-export class SpinBudget {
+export class WaitBudget {
   readonly #micros: number;
   #credit = CREDIT_AT_START;
   #chances = 0;

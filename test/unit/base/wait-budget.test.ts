@@ -1,8 +1,8 @@
 import t from 'tap';
-import { SpinBudget } from '../../../src/platform/spin-budget.ts';
+import { WaitBudget } from '../../../src/base/wait-budget.ts';
 
 t.test('waiting goes on as long as it pays', async t => {
-  const budget = new SpinBudget(50);
+  const budget = new WaitBudget(50);
   for (let wait = 0; wait < 1000; wait++) {
     t.equal(budget.next(), 50);
     budget.waited(wait % 10 !== 0);
@@ -10,7 +10,7 @@ t.test('waiting goes on as long as it pays', async t => {
 });
 
 t.test('waits that do not pay stop, but for a trial now and then', async t => {
-  const budget = new SpinBudget(50);
+  const budget = new WaitBudget(50);
   let waits = 0;
   for (let chance = 0; chance < 3200; chance++) {
     if (budget.next() === 0) continue;
@@ -21,7 +21,7 @@ t.test('waits that do not pay stop, but for a trial now and then', async t => {
 });
 
 t.test('when waiting pays again, it is taken up again', async t => {
-  const budget = new SpinBudget(50);
+  const budget = new WaitBudget(50);
   for (let chance = 0; chance < 320; chance++) if (budget.next() > 0) budget.waited(false);
   let waits = 0;
   for (let chance = 0; chance < 320; chance++) {
@@ -33,6 +33,6 @@ t.test('when waiting pays again, it is taken up again', async t => {
 });
 
 t.test('a budget of nothing never waits', async t => {
-  const budget = new SpinBudget(0);
+  const budget = new WaitBudget(0);
   for (let chance = 0; chance < 100; chance++) t.equal(budget.next(), 0);
 });
