@@ -269,8 +269,8 @@ export class OpLog implements TurnTask, SyncListener {
       this.#writingDurably = false;
       this.#company.writeEnded(this.#ports.clock.nowMs(), batch.opCount, this.#filling?.opCount ?? 0);
       this.#commits.rise(batch.ops[batch.opCount - 1].end);
-      if (this.#filling !== undefined) this.#askForTurn();
     }
+    if (this.#filling !== undefined) this.#askForTurn();
     while (this.#writing.peek()?.state === 'written') this.#commit(this.#writing.shift());
     this.#tellRoom();
   }
@@ -349,7 +349,7 @@ export class OpLog implements TurnTask, SyncListener {
       const { ops, opCount } = this.#filling!;
       ops[opCount - 1].end = (this.#end - RECORD_HEADER_BYTES + remaining) as LogPosition;
     }
-    if (this.#filling !== undefined) this.#write();
+    if (this.#filling !== undefined) this.#write(this.#canGoDurably(this.#filling));
     this.#end = ((Math.floor((this.#end - 1) / this.segmentBytes) + 1) * this.segmentBytes) as LogPosition;
     return true;
   }
@@ -393,7 +393,7 @@ export class OpLog implements TurnTask, SyncListener {
     logged.end = this.#end;
     logged.owner = owner;
     logged.durableWanted = durableWanted;
-    if (durableWanted) batch.durableCount++;
+    if (durableWanted || kind === RecordKind.end) batch.durableCount++;
     this.#askForTurn();
     return offset;
   }
@@ -466,7 +466,9 @@ export class OpLog implements TurnTask, SyncListener {
 
   /** Whether a batch is better off waiting. The end of what it waits for asks for a turn. */
   #isHeld(batch: Batch): boolean {
-    return this.#writingDurably || (this.#commits.isUnderWay && this.#wantsDurably(batch));
+    if (this.#writingDurably) return true;
+    const isSyncDue = this.#commits.isUnderWay || this.#commits.isWaitedFor || this.#writing.length > 0;
+    return isSyncDue && this.#wantsDurably(batch);
   }
 
   #canGoDurably(batch: Batch): boolean {
