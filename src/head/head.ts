@@ -276,7 +276,7 @@ export class Head implements Committer, RequestHandler {
       const block = (op.first + i) as BlockNumber;
       const sum = memory.sums[op.sumsIndex + i];
       overlay.setBlock(volume.number, block, volume.chunkOf(block), op.op, position + i * BLOCK_BYTES, sum);
-      if (!this.#replaying) cache.put(volume.number, block, memory.bytes, op.dataOffset + i * BLOCK_BYTES);
+      if (!this.#replaying) cache.replace(volume.number, block, memory.bytes, op.dataOffset + i * BLOCK_BYTES);
     }
   }
 
@@ -297,7 +297,7 @@ export class Head implements Committer, RequestHandler {
         continue;
       }
       for (let b = 0; b < blocks; b++) {
-        cache.put(volume.number, (chunk * blocks + b) as BlockNumber, data, dataOffset + b * BLOCK_BYTES);
+        cache.replace(volume.number, (chunk * blocks + b) as BlockNumber, data, dataOffset + b * BLOCK_BYTES);
       }
     }
   }

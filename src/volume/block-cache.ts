@@ -1,6 +1,8 @@
 /**
  * The head's cache of 4 KiB blocks: mass storage is opened O_DIRECT, so what is to be read twice is kept here. Reads
- * look here first; commits of writes put their data in, so that a hit is always the newest committed content.
+ * look here first, and put in what they did not find. Commits of writes replace what is here of their blocks, so that a
+ * hit is always the newest committed content; they put nothing in, since what was just written lies in the log, whose
+ * pages the system caches.
  *
  * Replacement is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): new blocks enter
  * a small queue, and only those asked for again while in it, or soon after they left it (the ghost table), reach the
@@ -99,14 +101,42 @@ export class BlockCache {
     return slot < 0 || this.#valid[slot] === 0 ? -1 : slot;
   }
 
-  /** Copies `length` bytes of a slot, from `from` within the block, to `offset` of `target`. */
+  /** How many of `count` slots from `slot` on lie one behind another in memory. */
+  runLength(slot: number, count: number): number {
+    return Math.min(count, SLAB_SLOTS - (slot & (SLAB_SLOTS - 1)));
+  }
+
+  /** Copies `length` bytes, from `from` within the block of a slot on, to `offset` of `target`. It may reach over a run. */
   copyOut(slot: number, from: number, length: number, target: Uint8Array, offset: number): void {
     const start = ((slot & (SLAB_SLOTS - 1)) << BLOCK_SHIFT) + from;
     target.set(this.#slabs[slot >>> SLAB_SHIFT].bytes.subarray(start, start + length), offset);
   }
 
-  /** Puts a block in, or replaces its content. `offset` is where its 4096 bytes begin in `source`. */
-  put(volume: VolumeNumber, block: BlockNumber, source: Uint8Array, offset: number): void {
+  /** Puts `count` blocks in, or replaces their content. `offset` is where their bytes begin in `source`. */
+  put(volume: VolumeNumber, first: BlockNumber, count: number, source: Uint8Array, offset: number): void {
+    // Slots that follow one another are filled by one copy: typed arrays are dear to make.
+    let run = this.#slotFor(volume, first);
+    let from = 0;
+    for (let i = 1; i < count; i++) {
+      const slot = this.#slotFor(volume, (first + i) as BlockNumber);
+      if (slot === run + i - from && this.runLength(run, i - from + 1) === i - from + 1) continue;
+      this.#fill(run, i - from, source, offset + from * BLOCK_BYTES);
+      run = slot;
+      from = i;
+    }
+    this.#fill(run, count - from, source, offset + from * BLOCK_BYTES);
+  }
+
+  /** Replaces the content of a block, if it has a slot. */
+  replace(volume: VolumeNumber, block: BlockNumber, source: Uint8Array, offset: number): void {
+    const slot = this.#table.find(keyHigh(volume, block), block >>> 0);
+    if (slot < 0) return;
+    this.#valid[slot] = 1;
+    this.#fill(slot, 1, source, offset);
+  }
+
+  /** The slot of a block, which is going to be valid. */
+  #slotFor(volume: VolumeNumber, block: BlockNumber): number {
     const high = keyHigh(volume, block);
     const low = block >>> 0;
     let slot = this.#table.find(high, low);
@@ -120,8 +150,12 @@ export class BlockCache {
       else this.#small.push(slot);
     }
     this.#valid[slot] = 1;
+    return slot;
+  }
+
+  #fill(slot: number, count: number, source: Uint8Array, offset: number): void {
     const start = (slot & (SLAB_SLOTS - 1)) << BLOCK_SHIFT;
-    this.#slabs[slot >>> SLAB_SHIFT].bytes.set(source.subarray(offset, offset + BLOCK_BYTES), start);
+    this.#slabs[slot >>> SLAB_SHIFT].bytes.set(source.subarray(offset, offset + count * BLOCK_BYTES), start);
   }
 
   /** Makes sure that no block of [first, first + count) is found any more. */

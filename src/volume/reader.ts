@@ -121,12 +121,18 @@ class ReadJob implements SpanOwner, BufferWaiter {
     if (large && position % BLOCK_BYTES === 0 && placed % BLOCK_BYTES === 0 && remaining >= BLOCK_BYTES) {
       const count = Math.floor(remaining / BLOCK_BYTES);
       this.#spanLength = count * BLOCK_BYTES;
-      this.#spans.take().start(this.#volume!, position / BLOCK_BYTES, count, request.region, placed, this);
+      const caches = !this.#isLongStream(position, remaining);
+      this.#spans.take().start(this.#volume!, position / BLOCK_BYTES, count, request.region, placed, this, caches);
       return;
     }
     const buffer = this.#ports.bounce.take();
     if (buffer < 0) this.#ports.bounce.wait(this);
     else this.#readBounced(buffer);
+  }
+
+  /** A stream of large reads that is longer than half of the cache would only push out what is read again. */
+  #isLongStream(position: number, length: number): boolean {
+    return this.#volume!.stream.add(position, length) > (this.#ports.cache.capacity / 2) * BLOCK_BYTES;
   }
 
   #readBounced(buffer: number): void {

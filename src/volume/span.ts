@@ -87,6 +87,7 @@ export class Span {
   #openPieces = 0;
   #pending = 0;
   #errno = 0;
+  #caches = true;
   #owner: SpanOwner | undefined;
   #volume: Volume | undefined;
   #region: Region | undefined;
@@ -101,9 +102,21 @@ export class Span {
     this.#free = free;
   }
 
-  /** Reads `count` blocks from `first` to `offset` of `region`; completes to `owner`, maybe before it returns. */
-  start(volume: Volume, first: number, count: number, region: Region, offset: number, owner: SpanOwner): void {
+  /**
+   * Reads `count` blocks from `first` to `offset` of `region`; completes to `owner`, maybe before it returns. What the
+   * cache did not have is put there if `caches`.
+   */
+  start(
+    volume: Volume,
+    first: number,
+    count: number,
+    region: Region,
+    offset: number,
+    owner: SpanOwner,
+    caches = true,
+  ): void {
     assert(this.#owner === undefined, 'a span reads one thing at a time');
+    this.#caches = caches;
     this.#volume = volume;
     this.#region = region;
     this.#offset = offset;
@@ -156,9 +169,7 @@ export class Span {
         const block = (this.first + index) as BlockNumber;
         const slot = attempts === 0 ? cache.find(volume.number, block) : -1;
         if (slot >= 0) {
-          cache.hits++;
-          cache.copyOut(slot, 0, BLOCK_BYTES, this.#region!.bytes, this.#offset + index * BLOCK_BYTES);
-          this.sums[index] = FROM_CACHE;
+          index += this.#takeCached(slot, index, end) - 1;
           continue;
         }
         cache.misses++;
@@ -175,6 +186,19 @@ export class Span {
         }
       }
     }
+  }
+
+  /** Copies a block that is in the cache, with those that lie behind it there as well; returns how many, up to `end`. */
+  #takeCached(slot: number, index: number, end: number): number {
+    const { cache } = this.#ports;
+    const { number } = this.#volume!;
+    const most = cache.runLength(slot, end - index);
+    let count = 1;
+    while (count < most && cache.find(number, (this.first + index + count) as BlockNumber) === slot + count) count++;
+    cache.hits += count;
+    cache.copyOut(slot, 0, count * BLOCK_BYTES, this.#region!.bytes, this.#offset + index * BLOCK_BYTES);
+    this.sums.fill(FROM_CACHE, index, index + count);
+    return count;
   }
 
   /** Adds a block to the last piece if it lies right behind it, or opens a new piece. */
@@ -219,10 +243,9 @@ export class Span {
       this.#mismatch(piece, piece.first + i);
       return;
     }
-    if (versions.of(volume.number, this.first + piece.first, piece.count) !== piece.version) return;
-    for (let i = piece.first; i < piece.first + piece.count; i++) {
-      cache.put(volume.number, (this.first + i) as BlockNumber, bytes, this.#offset + i * BLOCK_BYTES);
-    }
+    if (!this.#caches || versions.of(volume.number, this.first + piece.first, piece.count) !== piece.version) return;
+    const first = (this.first + piece.first) as BlockNumber;
+    cache.put(volume.number, first, piece.count, bytes, this.#offset + piece.first * BLOCK_BYTES);
   }
 
   /** A block is not what it should be: read again if it should be something else by now, else it is corrupt. */

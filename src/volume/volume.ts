@@ -18,6 +18,7 @@ import { EntryCache } from './entry-cache.ts';
 import type { Overlay } from './overlay.ts';
 import { RangeLocks } from './range-locks.ts';
 import { RangeSet } from './range-set.ts';
+import { ReadStream } from './read-stream.ts';
 
 /** Where a volume hands its clients' requests. */
 export interface RequestHandler {
@@ -50,6 +51,8 @@ export class Volume implements ExportedVolume {
   /** As the catalogue in the index has it: behind `committedOp` while the log holds the difference. */
   storedOp: OpNumber;
   readonly locks = new RangeLocks();
+  /** The large reads of the volume, as far as they follow one another. */
+  readonly stream = new ReadStream();
   #dropped = new RangeSet();
   #dropping = new RangeSet();
   readonly #entries: EntryCache;

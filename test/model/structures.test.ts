@@ -249,7 +249,7 @@ t.test('the block cache never finds anything but what was put in last', async t 
         const key = `${volume}/${block}`;
         if (kind === 'put') {
           source.fill((i % 255) + 1, 512, 512 + BLOCK_BYTES);
-          cache.put(volume, block as BlockNumber, source, 512);
+          cache.put(volume, block as BlockNumber, 1, source, 512);
           newest.set(key, (i % 255) + 1);
           equal(cache.peek(volume, block as BlockNumber) >= 0, true, 'what was put last is there');
         } else if (kind === 'invalidate') {

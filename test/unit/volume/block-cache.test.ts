@@ -2,6 +2,7 @@
 import t from 'tap';
 import { plainRegion } from '../../../src/base/memory.ts';
 import type { BlockNumber, VolumeNumber } from '../../../src/base/units.ts';
+import { BLOCK_BYTES } from '../../../src/base/units.ts';
 import { BlockCache } from '../../../src/volume/block-cache.ts';
 import { randomFrom, testSeed } from '../../contract/io-support.ts';
 
@@ -47,7 +48,7 @@ t.test('what is found is what was put in last, never less, never something else'
       if (found !== key * 1e6 + (newest.get(key) ?? Number.NaN)) t.fail(`round ${round}: an old block`);
     } else if (what < 9) {
       newest.set(key, round % 1e6);
-      cache.put(volume, block(number), content(key, round % 1e6), 0);
+      cache.put(volume, block(number), 1, content(key, round % 1e6), 0);
       if (read(cache, volume, number) === undefined) t.fail('what was just put in is not found');
     } else {
       const count = random(2) === 0 ? 1 + random(8) : 2 ** 35;
@@ -70,6 +71,7 @@ t.test('parts of a block can be copied', t => {
   cache.put(
     V1,
     block(5),
+    1,
     Uint8Array.from({ length: 8192 }, (_, i) => i % 251),
     100,
   );
@@ -82,13 +84,13 @@ t.test('parts of a block can be copied', t => {
 t.test('a slot that was invalidated is used again, and the queues stay whole', t => {
   const cache = cacheOf(16);
   for (let round = 0; round < 200; round++) {
-    for (let i = 0; i < 16; i++) cache.put(V1, block(round * 3 + i), content(i, round), 0);
+    for (let i = 0; i < 16; i++) cache.put(V1, block(round * 3 + i), 1, content(i, round), 0);
     cache.invalidate(V1, round * 3, 8);
     t.ok(cache.count <= 16);
   }
   cache.invalidate(V1, 0, 1e9);
   for (let i = 0; i < 16; i++) {
-    cache.put(V2, block(i), content(i, 1), 0);
+    cache.put(V2, block(i), 1, content(i, 1), 0);
     t.equal(read(cache, V2, i), i * 1e6 + 1);
   }
   t.end();
@@ -97,7 +99,7 @@ t.test('a slot that was invalidated is used again, and the queues stay whole', t
 t.test('a scan of ten times its size leaves most of what is used in the cache', t => {
   const cache = cacheOf(1000);
   const touch = (number: number) => {
-    if (read(cache, V1, number) === undefined) cache.put(V1, block(number), content(number, 0), 0);
+    if (read(cache, V1, number) === undefined) cache.put(V1, block(number), 1, content(number, 0), 0);
   };
   // A working set of half the cache, used a few times.
   for (let round = 0; round < 4; round++) for (let i = 0; i < 500; i++) touch(i);
@@ -123,7 +125,7 @@ t.test('a skewed load is served better than by least-recently-used', t => {
     const u = (random(1e6) + 1) / 1e6;
     const number = i % 3 === 0 ? 1e6 + i : Math.floor(20_000 ** u) - 1;
     if (read(cache, V1, number) !== undefined) hits++;
-    else cache.put(V1, block(number), content(number, 0), 0);
+    else cache.put(V1, block(number), 1, content(number, 0), 0);
     if (lru.delete(number)) lruHits++;
     else if (lru.size >= 500) lru.delete(lru.keys().next().value!);
     lru.set(number, true);
@@ -131,5 +133,51 @@ t.test('a skewed load is served better than by least-recently-used', t => {
   const percent = (count: number) => ((100 * count) / accesses).toFixed(1);
   t.comment(`hit rate ${percent(hits)} %, of LRU ${percent(lruHits)} %`);
   t.ok(hits > lruHits, `${hits} against ${lruHits}`);
+  t.end();
+});
+
+t.test('several blocks at once are what one by one would be, over slabs and evictions, too', t => {
+  const capacity = 300;
+  const cache = new BlockCache({ allocate: plainRegion }, capacity * BLOCK_BYTES);
+  const source = new Uint8Array(64 * BLOCK_BYTES);
+  let state = 1;
+  const random = (below: number) => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state % below;
+  };
+  const written = new Map<number, number>();
+  const copy = new Uint8Array(BLOCK_BYTES);
+  for (let round = 1; round < 400; round++) {
+    const first = random(500);
+    const count = 1 + random(64);
+    for (let i = 0; i < count; i++) {
+      source.fill((first + i + round) & 255, i * BLOCK_BYTES, (i + 1) * BLOCK_BYTES);
+      written.set(first + i, (first + i + round) & 255);
+    }
+    cache.put(V1, block(first), count, source, 0);
+    for (const [number, value] of written) {
+      const slot = cache.peek(V1, block(number));
+      if (slot < 0) continue;
+      cache.copyOut(slot, 0, BLOCK_BYTES, copy, 0);
+      if (!copy.every(byte => byte === value)) t.fail(`block ${number} in round ${round}`);
+    }
+  }
+  t.ok(cache.count <= capacity);
+  t.end();
+});
+
+t.test('a block that is not there is not replaced, one that is there is', t => {
+  const cache = new BlockCache({ allocate: plainRegion }, 16 * BLOCK_BYTES);
+  cache.replace(V1, block(1), new Uint8Array(BLOCK_BYTES).fill(1), 0);
+  t.equal(cache.find(V1, block(1)), -1);
+  cache.put(V1, block(1), 1, new Uint8Array(BLOCK_BYTES).fill(2), 0);
+  cache.invalidate(V1, 1, 1);
+  cache.replace(V1, block(1), new Uint8Array(BLOCK_BYTES).fill(3), 0);
+  const copy = new Uint8Array(BLOCK_BYTES);
+  cache.copyOut(cache.find(V1, block(1)), 0, BLOCK_BYTES, copy, 0);
+  t.ok(
+    copy.every(byte => byte === 3),
+    'also what was invalid',
+  );
   t.end();
 });
