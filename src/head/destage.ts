@@ -30,6 +30,7 @@ import type { Volume } from '../volume/volume.ts';
 import { ChunkCarrier } from './chunk-carrier.ts';
 import { DestageStore, DestageStuck } from './destage-store.ts';
 import type { DestageControl, Head } from './head.ts';
+import { Pace } from './pace.ts';
 
 export interface DestageEvents {
   /** Destaging cannot go on, and why; it is tried again later. */
@@ -54,6 +55,7 @@ export class Destage implements DestageControl {
   readonly #ports: DestagePorts;
   readonly #store: DestageStore;
   readonly #carrier: ChunkCarrier;
+  readonly #pace: Pace;
   #running = false;
   #wanted = false;
   #stopped = false;
@@ -70,6 +72,7 @@ export class Destage implements DestageControl {
     this.#ports = ports;
     this.#head = ports.head;
     this.#store = new DestageStore(ports.head);
+    this.#pace = new Pace(ports.clock, () => ports.head.roomFreed());
     this.#carrier = new ChunkCarrier(ports.head, this.#store, ports.regions);
   }
 
@@ -92,6 +95,15 @@ export class Destage implements DestageControl {
   hurry(): void {
     this.#wanted = true;
     if (!this.#running) this.#begin();
+  }
+
+  admits(recordBytes: number): boolean {
+    const { log, overlay } = this.#head;
+    return (
+      this.#stuck ||
+      this.#stopped ||
+      this.#pace.admits(recordBytes, Math.max(log.usedBytes / log.limitBytes, overlay.fill))
+    );
   }
 
   isStoring(entry: ChunkEntry): boolean {
@@ -119,6 +131,7 @@ export class Destage implements DestageControl {
   /** Begins nothing new; resolves when what is under way has ended. */
   async stop(): Promise<void> {
     this.#stopped = true;
+    this.#pace.stop();
     this.#ageTimer?.();
     this.#dropTimer?.();
     this.#retryTimer?.();
@@ -219,6 +232,8 @@ export class Destage implements DestageControl {
   async #step(): Promise<void> {
     this.#store.refuseFailed();
     const { log, overlay } = this.#head;
+    const begunMs = this.#ports.clock.nowMs();
+    const begun = log.cut;
     const segment = Math.floor(log.cut / log.segmentBytes);
     const end = segment + this.#segmentsAtOnce();
     const cut = Math.min(end * log.segmentBytes, log.committedEnd) as LogPosition;
@@ -243,6 +258,7 @@ export class Destage implements DestageControl {
     };
     await this.#carrier.carryAll(dirty, { cut, position, ops }, conclude, putBack);
     for (const [volume, lastOp] of ops) volume.storedOp = lastOp;
+    this.#pace.freed(cut - begun, this.#ports.clock.nowMs() - begunMs);
     log.trim(cut);
     this.#head.slots.cutPassed(cut);
     this.steps++;

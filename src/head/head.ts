@@ -65,6 +65,8 @@ export interface DestageControl {
   dropped(): void;
   /** A client waits for room in log or overlay. */
   hurry(): void;
+  /** Whether a record of this length may be appended now; if not, `Head.roomFreed` follows. */
+  admits(recordBytes: number): boolean;
   /** Whether a transaction that is under way will make the index refer to this entry. */
   isStoring(entry: ChunkEntry): boolean;
 }
@@ -121,6 +123,7 @@ export class Head implements Committer, RequestHandler {
       storage: ports.sled,
       slots: ports.slots,
       roomWanted: () => this.#destage?.hurry(),
+      isAdmitted: recordBytes => this.#destage?.admits(recordBytes) ?? true,
     });
     this.#status = new BlockStatus(ports.overlay, ports.index);
   }

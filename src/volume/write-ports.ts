@@ -64,6 +64,8 @@ export interface WritePorts {
   readonly slots: SlotSource;
   /** The overlay or the log is short of room: the destage should hurry. */
   roomWanted(): void;
+  /** Whether writers are not too fast for a record of this length just now; if they are, `Writer.resume` follows. */
+  isAdmitted(recordBytes: number): boolean;
 }
 
 /** Waits until its next record fits. */

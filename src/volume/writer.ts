@@ -91,6 +91,7 @@ export class Writer implements WriteQueue {
    */
   admit(recordBytes: number, rows: number, waiter: RoomWaiter | undefined): boolean {
     if (this.#waiting.length > 0 && this.#waiting.peek() !== waiter) return false;
+    if (!this.ports.isAdmitted(recordBytes)) return false;
     const { overlay } = this.ports.reads;
     if (overlay.reserve(rows)) {
       if (this.ports.log.hasRoom(recordBytes)) return true;

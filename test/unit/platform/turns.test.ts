@@ -1,5 +1,7 @@
 /** The loop: the order of things within a turn, fairness towards Node's own loop, and rest when there is nothing to do. */
 import { spawnSync } from 'node:child_process';
+import { stat } from 'node:fs/promises';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import t from 'tap';
 import type { IoRequest, TurnTask } from '../../../src/base/io.ts';
@@ -73,6 +75,51 @@ for (const kind of IO_KINDS) {
       t.equal(await io(request => file.read(0, region, 0, BLOCK_BYTES, request)), BLOCK_BYTES);
       await sleep(5);
       running = false;
+    });
+
+    t.test('a late task runs when its microseconds are over, and one that was cancelled does not', async t => {
+      const { platform, file, region } = await opened('direct');
+      for (let round = 0; round < 20; round++) {
+        const begun = performance.now();
+        const late = await new Promise<number>(resolve => {
+          platform.afterMicros({ runAtEndOfTurn: () => resolve(performance.now() - begun) }, 200);
+        });
+        t.ok(late >= 0.2, `${late} ms`);
+      }
+      platform.afterMicros({ runAtEndOfTurn: () => t.fail('it was cancelled') }, 200);
+      platform.cancelAfterMicros();
+      t.equal(await io(request => file.read(0, region, 0, BLOCK_BYTES, request)), BLOCK_BYTES);
+      await sleep(5);
+    });
+
+    t.test('what Node waits for ends a sleep in the ring: timers, threads, signals, new sockets', async t => {
+      const { file, region } = await opened('direct');
+      // A sleep in the ring follows each of these reads.
+      const read = () => io(request => file.read(0, region, 0, BLOCK_BYTES, request));
+      for (let round = 0; round < 20; round++) {
+        await read();
+        const begun = performance.now();
+        await sleep(10);
+        t.ok(performance.now() - begun < 1000, 'a timer');
+        await read();
+        await stat('/');
+        await read();
+        await new Promise<void>(resolve => {
+          process.once('SIGUSR2', () => resolve());
+          process.kill(process.pid, 'SIGUSR2');
+        });
+        await read();
+        const server = createServer(socket => socket.end('x'));
+        await new Promise<void>(resolve => server.listen(0, '127.0.0.1', () => resolve()));
+        await read();
+        const { port } = server.address() as AddressInfo;
+        await new Promise<void>((resolve, reject) => {
+          connect(port, '127.0.0.1', () => void read())
+            .on('data', () => resolve())
+            .on('error', reject);
+        });
+        await new Promise(resolve => server.close(resolve));
+      }
     });
 
     t.test('a buffered write asked for by a task completes within its turn', async t => {
