@@ -12,7 +12,7 @@ import { cacheFile, syncDisk } from './nbd-volumes.ts';
 
 /** Not measured: connections are made, and the code that will be busy is compiled. */
 export function rampSecondsOf(row: Row): number {
-  return Math.min(0.5, row.seconds / 3);
+  return Math.min(2, Math.max(0.5, row.seconds / 2));
 }
 
 export async function measureServer(engine: EngineSpec, row: Row, place: Workplace): Promise<Sample> {
