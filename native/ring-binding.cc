@@ -1,6 +1,6 @@
 // `Ring` for JavaScript: a ring, its memory as ArrayBuffers, and its eventfd on Node's loop.
 //
-//   new Ring(kind: 0 io_uring | 1 threads, entries, threads, wake: () => void)   throws with `errno` set
+//   new Ring(kind: 0 io_uring | 1 threads, entries, threads, wake: () => boolean)   throws with `errno` set
 //   .submissions, .completions: ArrayBuffer     .enter(count, spinMicros)  .arm(mayWait)  .close()
 //   .loopFd: what tells that Node's own loop has something to do, or -1 where the ring cannot be waited for
 //
@@ -83,7 +83,6 @@ class RingHandle {
     sleeps_ = false;
     uv_poll_stop(&poll_);
     uv_prepare_stop(&prepare_);
-    // libuv closes handles in the reverse order of the calls, so that the last of the two is this one.
     uv_close(reinterpret_cast<uv_handle_t*>(&poll_), OnClosed);
     uv_close(reinterpret_cast<uv_handle_t*>(&prepare_), OnClosed);
   }

@@ -8,14 +8,14 @@
  * - Operations are committed in the order in which they were appended, none before its record (and all before it) has
  *   been written. A commit means: the process may die, and the operation is still there.
  * - `durable` rises only after a sync of every segment file, and of the mass storage that bulk records name, that was
- *   started after the last of the writes it covers had completed. One sync covers all who wait: group commit.
+ *   started after the last of the writes it covers had completed (one sync covers all who wait: group commit), or with the
+ *   end of a durable write before which all was durable.
  * - A write or sync that fails ends the log: nothing is acknowledged any more, nothing is tried again as if it had
  *   worked (after a failed fsync the page cache may claim clean what never reached the disk).
  * - A segment is used again only when the cut has passed it.
  * - Files are written in whole pages: a batch begins with what its first page holds already and ends with zeroes up to
  *   the page's end, so that the page cache never has to read a page in order to change a part of it. Two batches may
  *   so write the same page: the writes of a buffered file take effect in the order in which they were asked for.
- *
  * - A batch in which everybody waits for stable storage, and before which all is durable, goes there by one durable write
  *   past the page cache. Until it has ended nothing else is written: it may share its first and last page with others.
  *
@@ -252,7 +252,11 @@ export class OpLog implements TurnTask, SyncListener {
   runAtEndOfTurn(): void {
     this.#turnAsked = false;
     if (this.#failure !== 0) return;
-    if (this.#filling !== undefined && !this.#isHeld(this.#filling)) this.#writeOrWait(this.#filling);
+    const batch = this.#filling;
+    if (batch !== undefined && !this.#isHeld(batch)) {
+      const durably = this.#canGoDurably(batch);
+      if (!durably || !this.#waitsForCompany(batch.opCount)) this.#write(durably);
+    }
     if (!this.#commits.isWaitedFor) return;
     const writing = this.#batches.filter(batch => batch.state === 'writing').map(batch => batch.segment!);
     this.#commits.begin(this.#committedEnd, writing);
@@ -412,6 +416,11 @@ export class OpLog implements TurnTask, SyncListener {
     const batch = this.#filling;
     assert(batch?.segment !== undefined && batch.state === 'filling', 'there is a batch to write');
     this.#filling = undefined;
+    // Whatever had it written, nobody waits any more for a batch that has left.
+    if (this.#company.isWaiting) {
+      this.#company.waited(batch.opCount);
+      this.#ports.turns.cancelAfterMicros();
+    }
     if (batch.opCount === 0) {
       batch.clear();
       return;
@@ -436,27 +445,18 @@ export class OpLog implements TurnTask, SyncListener {
     }
   }
 
-  #writeOrWait(batch: Batch): void {
-    const durably = this.#canGoDurably(batch);
-    if (durably && this.#company.isWaiting && !this.#company.isComplete(batch.opCount)) return;
-    if (durably && !this.#company.isWaiting) {
-      const micros = this.#company.waitFor(batch.opCount);
-      if (micros > 0) {
-        this.#ports.turns.afterMicros(this.#waited, micros);
-        return;
-      }
-    }
-    if (this.#company.isWaiting) {
-      this.#company.waited(batch.opCount);
-      this.#ports.turns.cancelAfterMicros();
-    }
-    this.#write(durably);
+  #waitsForCompany(count: number): boolean {
+    if (this.#company.isWaiting) return !this.#company.isComplete(count);
+    const micros = this.#company.waitFor(count);
+    if (micros > 0) this.#ports.turns.afterMicros(this.#waited, micros);
+    return micros > 0;
   }
 
   #companyWaited(): void {
-    if (this.#failure !== 0 || this.#filling === undefined || !this.#company.isWaiting) return;
-    this.#company.waited(this.#filling.opCount);
-    if (!this.#isHeld(this.#filling)) this.#write(this.#canGoDurably(this.#filling));
+    const batch = this.#filling;
+    if (this.#failure !== 0 || batch === undefined || !this.#company.isWaiting) return;
+    this.#company.waited(batch.opCount);
+    if (!this.#isHeld(batch)) this.#write(this.#canGoDurably(batch));
   }
 
   /** Whether a batch goes to stable storage by itself, if what lies before it is there. */

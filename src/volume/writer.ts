@@ -91,11 +91,13 @@ export class Writer implements WriteQueue {
    */
   admit(recordBytes: number, rows: number, waiter: RoomWaiter | undefined): boolean {
     if (this.#waiting.length > 0 && this.#waiting.peek() !== waiter) return false;
-    if (!this.ports.isAdmitted(recordBytes)) return false;
     const { overlay } = this.ports.reads;
     if (overlay.reserve(rows)) {
-      if (this.ports.log.hasRoom(recordBytes)) return true;
+      const hasRoom = this.ports.log.hasRoom(recordBytes);
+      // Asked last: what is admitted is counted, and has to be appended.
+      if (hasRoom && this.ports.isAdmitted(recordBytes)) return true;
       overlay.release(rows);
+      if (hasRoom) return false;
     }
     this.ports.roomWanted();
     return false;

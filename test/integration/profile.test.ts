@@ -17,7 +17,7 @@ import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 /** Not through the script, which waits for other measurements. */
 const program = join(projectDirectory, 'dist', 'scripts', 'profile.js');
-const SHORT = ['--seconds', '1.5', '--size', '64MiB'];
+const SHORT = ['--seconds', '0.5', '--size', '64MiB'];
 
 function profile(...args: readonly string[]): Promise<RunResult> {
   return run(process.execPath, [program, ...args], { timeoutMs: 60_000 });
@@ -69,10 +69,11 @@ t.test('a profile, taken and drawn', { skip: skipUnlessInstalled('cc') }, async 
 
   t.test('by perf where it may be used, and else by what there is', async t => {
     const directory = temporaryDirectory(t);
-    const result = await profile('write-1', ...SHORT, '--directory', directory);
+    // Longer: beside another test perf gets few samples in half a second.
+    const result = await profile('write-1', '--seconds', '2', '--size', '64MiB', '--directory', directory);
     t.equal(result.code, 0, result.stderr);
     t.match(result.stdout, /^profile of write-1: 4 KiB random write, depth 1\n/);
-    t.match(result.stdout, /^(kernel|JavaScript) +\d+\.\d %/m);
+    t.match(result.stdout, /^JavaScript +\d+\.\d %/m);
     const byPerf = /samples by perf/.test(result.stdout);
     if (byPerf) t.match(result.stdout, /^kernel +\d+\.\d %/m);
     else t.match(result.stderr, /perf is not installed, or not allowed/);

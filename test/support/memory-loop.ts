@@ -3,6 +3,7 @@
  * test calls `run` or `advance`.
  */
 import type { CancelTimer, Clock, Turns, TurnTask } from '../../src/base/io.ts';
+import { LateTask } from './late-task.ts';
 
 interface Timer {
   readonly dueMs: number;
@@ -14,7 +15,7 @@ export class MemoryLoop implements Turns, Clock {
   #nowMs = 1000;
   #completions: (() => void)[] = [];
   #tasks: TurnTask[] = [];
-  #lateTask: TurnTask | undefined;
+  readonly #lateTask = new LateTask(completion => this.post(completion));
   readonly #asked = new Set<TurnTask>();
   #timers: Timer[] = [];
 
@@ -42,16 +43,11 @@ export class MemoryLoop implements Turns, Clock {
   }
 
   afterMicros(task: TurnTask): void {
-    this.#lateTask = task;
-    this.post(() => {
-      if (this.#lateTask !== task) return;
-      this.#lateTask = undefined;
-      task.runAtEndOfTurn();
-    });
+    this.#lateTask.ask(task);
   }
 
   cancelAfterMicros(): void {
-    this.#lateTask = undefined;
+    this.#lateTask.cancel();
   }
 
   /** Has `completion` called in the next turn. */

@@ -8,6 +8,7 @@
  * - After `crash` nothing that was under way before is heard of again.
  */
 import type { CancelTimer, Clock, Turns, TurnTask } from '../../src/base/io.ts';
+import { LateTask } from './late-task.ts';
 import type { SimRandom } from './sim-random.ts';
 
 interface Timer {
@@ -20,7 +21,7 @@ export class SimLoop implements Turns, Clock {
   #nowMs = 1000;
   #pending: (() => void)[] = [];
   #tasks: TurnTask[] = [];
-  #lateTask: TurnTask | undefined;
+  readonly #lateTask = new LateTask(completion => this.post(completion));
   #timers = new Set<Timer>();
   turns = 0;
 
@@ -43,16 +44,11 @@ export class SimLoop implements Turns, Clock {
   }
 
   afterMicros(task: TurnTask): void {
-    this.#lateTask = task;
-    this.post(() => {
-      if (this.#lateTask !== task) return;
-      this.#lateTask = undefined;
-      task.runAtEndOfTurn();
-    });
+    this.#lateTask.ask(task);
   }
 
   cancelAfterMicros(): void {
-    this.#lateTask = undefined;
+    this.#lateTask.cancel();
   }
 
   nowMs(): number {
@@ -68,6 +64,7 @@ export class SimLoop implements Turns, Clock {
   crash(): void {
     this.#pending = [];
     this.#tasks = [];
+    this.#lateTask.cancel();
     this.#timers.clear();
   }
 

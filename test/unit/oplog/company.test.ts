@@ -72,3 +72,28 @@ t.test('the log writes a batch when its company has come, without waiting for th
   await rig.settle();
   t.same(rig.take(), ['commit 5', 'e 0', 'batch'], 'whoever comes alone waits a little, not for ever');
 });
+
+t.test('a batch that has to leave while it waits, since its segment is full, ends the wait', async t => {
+  const rig = new LogRig({ segmentBytes: 64 * KIB });
+  await rig.settle();
+  for (const file of rig.files) file.hold.add('writeDurable');
+  rig.write(1, 1, 'a', true);
+  rig.write(1, 2, 'b', true);
+  rig.loop.turn();
+  rig.loop.advance(0.3);
+  for (const file of rig.files) file.letGo();
+  await rig.settle();
+  rig.write(1, 3, 'c', true);
+  rig.loop.turn();
+  const durableWrites = () => rig.files.reduce((sum, file) => sum + file.counts.writeDurable, 0);
+  t.equal(durableWrites(), 1, 'c waits');
+  t.ok(rig.write(14, 4, 'd', true), 'too long for the rest of the segment');
+  t.equal(durableWrites(), 2, 'c has left');
+  t.doesNotThrow(() => rig.loop.afterMicros({ runAtEndOfTurn() {} }), 'and no late task is left behind');
+  rig.loop.cancelAfterMicros();
+  await rig.settle();
+  t.same(
+    rig.take().filter(event => /^[cd] /.test(event)),
+    ['c 0', 'd 0'],
+  );
+});
