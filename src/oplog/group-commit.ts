@@ -67,6 +67,11 @@ export class GroupCommit implements IoRequest {
     return this.#waiters.length > 0;
   }
 
+  /** Whether the file may hold what was not synced. */
+  isDirty(file: BlockFile): boolean {
+    return this.#dirty.has(file);
+  }
+
   /** The file is being written to. */
   touched(file: BlockFile): void {
     this.#dirty.add(file);

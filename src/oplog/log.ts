@@ -94,8 +94,10 @@ export class OpLog implements TurnTask, SyncListener {
     this.#committedEnd = state.end;
     const countMax = Math.floor(options.limitBytes / options.segmentBytes);
     this.#segments = new SegmentSet(ports.segments, countMax, state.live, state.spare, () => this.#tellRoom());
-    // What recovery read may still be in the page cache only: all of it is synced before it counts as durable.
-    this.#commits = new GroupCommit(ports.data, this, state.live.values(), state.cut);
+    // What recovery read may still be in the page cache only, and so may what it dropped, behind the end and in files that
+    // are spare now: all of it is synced before anything counts as durable or is written durably in its place.
+    const dirty = [...state.live.values(), ...state.spare];
+    this.#commits = new GroupCommit(ports.data, this, dirty, state.cut);
     assert(state.tail.length === state.end % LOG_PAGE_BYTES, 'the tail is of the last page');
     this.#tail.set(state.tail);
     for (let i = 0; i < logBatchCount; i++) this.#batches.push(new Batch(ports.regions.allocate(logBatchBytes), this));
@@ -473,7 +475,7 @@ export class OpLog implements TurnTask, SyncListener {
 
   #canGoDurably(batch: Batch): boolean {
     if (this.#commits.isUnderWay || this.#writing.length > 0 || !this.#wantsDurably(batch)) return false;
-    return this.#commits.durable === this.#committedEnd;
+    return this.#commits.durable === this.#committedEnd && !this.#commits.isDirty(batch.segment!);
   }
 
   #tellRoom(): void {

@@ -6,7 +6,8 @@ import type { LogPosition } from '../../../src/base/units.ts';
 import { KIB } from '../../../src/base/units.ts';
 import { FlushHabit } from '../../../src/oplog/flush-habit.ts';
 import { writeDataOffset, writeRecordBytes } from '../../../src/oplog/record.ts';
-import type { ControlledFile, FileCommand } from './controlled-file.ts';
+import { MemoryLoop } from '../../support/memory-loop.ts';
+import { ControlledFile, type FileCommand } from './controlled-file.ts';
 import { LogRig } from './log-rig.ts';
 
 const SEGMENT = 64 * KIB;
@@ -195,3 +196,24 @@ t.test('what recovery found is not durable, so the first batch behind it takes a
   t.same([file.counts.writeDurable, file.counts.sync], [0, 1]);
   t.equal(rig.log.durable, (end + RECORD) as LogPosition);
 });
+
+t.test(
+  'a file that recovery took over, even with nothing in it that counts, is synced before it is written durably',
+  async t => {
+    for (const as of ['live', 'spare'] as const) {
+      const loop = new MemoryLoop();
+      const file = new ControlledFile(loop, SEGMENT);
+      // It may hold writes of the process before, behind the end or dropped, that are in the page cache only.
+      const state = as === 'live' ? { live: new Map([[0, file]]) } : { spare: [new ControlledFile(loop, SEGMENT), file] };
+      const rig = new LogRig({ segmentBytes: SEGMENT, loop, state });
+      await rig.settle();
+      rig.write(1, 1, 'a', true);
+      await rig.settle();
+      t.same([file.counts.write, file.counts.writeDurable, file.counts.sync], [1, 0, 1], as);
+      rig.write(1, 2, 'b', true);
+      await rig.settle();
+      t.equal(file.counts.writeDurable, 1, 'and durably from then on');
+      t.same(rig.take(), ['commit 1', 'batch', 'a 0', 'commit 2', 'b 0', 'batch']);
+    }
+  },
+);
