@@ -8,6 +8,7 @@ import { BLOCK_BYTES, KIB } from '../../src/base/units.ts';
 import type { Crash } from '../support/oracle.ts';
 import { Oracle, OracleClock } from '../support/oracle.ts';
 import { type Mix, readAll, type Shape, SimClient } from '../support/sim-client.ts';
+import { settled } from '../support/sim-loop.ts';
 import { NO_TROUBLE, SimNode, type SimTrouble } from '../support/sim-node.ts';
 import { SimRandom, seedOfRun } from '../support/sim-random.ts';
 
@@ -194,6 +195,8 @@ class Run {
     const clients = this.#clients;
     const node = this.#node;
     const committed = clients.map(client => client.volume.committedOp as number);
+    // What a call has just begun goes as far as it can without I/O: otherwise it would go on after the crash.
+    await settled();
     node.crash(kind);
     this.#counts.crashes++;
     for (const client of clients) client.oracle.crashed();
