@@ -209,7 +209,8 @@ export class Oracle {
       const decided = found.length === 1 && found[0].ackedAt < now && found[0].durable && history.length === 1;
       if (decided) continue;
       const original = found[found.length - 1];
-      const durable = crash === 'power' || original.durable;
+      // Of several that read alike (as zeroes do) it may be any: also the one that is not durable.
+      const durable = crash === 'power' || found.every(write => write.durable);
       const copy = copied(copies, original, { ...original, issuedAt: later, ackedAt: later, durable });
       if (crash === 'power' || !this.#powerLoss) {
         this.#cells[cell] = [copy];
