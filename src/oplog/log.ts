@@ -73,6 +73,7 @@ export class OpLog implements TurnTask, SyncListener {
   #cut: LogPosition;
   #turnAsked = false;
   #roomRefused = false;
+  #isFull = false;
   /** A durable write has not ended. */
   #writingDurably = false;
   readonly #habit = new FlushHabit();
@@ -129,6 +130,11 @@ export class OpLog implements TurnTask, SyncListener {
     return this.#segments.count;
   }
 
+  /** Whether only a cut gives room for what `hasRoom` has refused; other reasons pass by themselves. */
+  get isFull(): boolean {
+    return this.#isFull;
+  }
+
   /** 0, or the errno that ended the log. */
   get failure(): number {
     return this.#failure;
@@ -144,6 +150,7 @@ export class OpLog implements TurnTask, SyncListener {
    */
   hasRoom(recordBytes: number): boolean {
     if (this.#failure !== 0) return false;
+    this.#isFull = false;
     if (this.#prepare(recordBytes)) return true;
     this.#roomRefused = true;
     return false;
@@ -361,7 +368,9 @@ export class OpLog implements TurnTask, SyncListener {
   }
 
   #ensureSegment(number: number): boolean {
-    return this.#segments.ensure(number, Math.floor(this.#cut / this.segmentBytes));
+    const isThere = this.#segments.ensure(number, Math.floor(this.#cut / this.segmentBytes));
+    this.#isFull = !isThere && !this.#segments.isGrowing;
+    return isThere;
   }
 
   #append(

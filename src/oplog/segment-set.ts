@@ -13,9 +13,11 @@ export class SegmentSet {
   readonly #provided: () => void;
   /** The one that is being made. */
   #creating: Promise<void> | undefined;
+  /** The last one could not be made. */
+  #hasFailed = false;
   #closed = false;
 
-  /** At most `countMax` files; `provided` is called when a new one is there. */
+  /** At most `countMax` files; `provided` is called when it is worth to ask for one again. */
   constructor(
     source: SegmentSource,
     countMax: number,
@@ -33,6 +35,11 @@ export class SegmentSet {
 
   get count(): number {
     return this.#live.size + this.#spare.length;
+  }
+
+  /** A file is being made, in all likelihood: `provided` is called when it is there, or when that has failed. */
+  get isGrowing(): boolean {
+    return this.#creating !== undefined && !this.#hasFailed;
   }
 
   get(number: number): BlockFile | undefined {
@@ -75,6 +82,7 @@ export class SegmentSet {
     this.#creating = this.#source.create().then(
       file => {
         this.#creating = undefined;
+        this.#hasFailed = false;
         this.#spare.push(file);
         this.#provide();
         this.#provided();
@@ -82,6 +90,9 @@ export class SegmentSet {
       () => {
         // No space for a further one: the log goes round in those that it has. Tried again with the next need.
         this.#creating = undefined;
+        if (this.#hasFailed) return;
+        this.#hasFailed = true;
+        this.#provided();
       },
     );
   }

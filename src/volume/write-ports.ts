@@ -13,6 +13,7 @@ export interface LogAppends {
   readonly committedEnd: LogPosition;
   readonly appendedEnd: LogPosition;
   hasRoom(recordBytes: number): boolean;
+  readonly isFull: boolean;
   appendWrite(
     volume: VolumeNumber,
     op: OpNumber,

@@ -97,7 +97,7 @@ export class Writer implements WriteQueue {
       // Asked last: what is admitted is counted, and has to be appended.
       if (hasRoom && this.ports.isAdmitted(recordBytes)) return true;
       overlay.release(rows);
-      if (hasRoom) return false;
+      if (!this.ports.log.isFull) return false;
     }
     this.ports.roomWanted();
     return false;

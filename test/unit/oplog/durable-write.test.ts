@@ -124,6 +124,7 @@ t.test('at the end of a segment a durable write is waited for, and the next reco
   for (let i = 0; i < fits; i++) t.ok(rig.write(1, i, undefined, true));
   await rig.settle();
   t.notOk(rig.write(1, 99, 'next', true), 'no room yet');
+  t.notOk(rig.log.isFull, 'but nothing has to be destaged for it');
   let retried = false;
   rig.onRoom = () => {
     retried = rig.write(1, 99, 'next', true);

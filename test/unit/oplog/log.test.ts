@@ -333,6 +333,7 @@ t.test('a full log refuses, tells when the cut has moved, and uses the segment a
   t.equal(appended, 256, 'four segments of 64 records');
   t.equal(rig.files.length, 4, 'never more files than the limit allows');
   t.equal(rig.log.usedBytes, rig.log.limitBytes);
+  t.ok(rig.log.isFull);
   await rig.settle();
   rig.take();
   rig.log.waitDurable(rig.log.committedEnd, rig.owner('flush'));
@@ -359,6 +360,7 @@ t.test('when all batches are under way, room comes with the first that is commit
     await rig.settle();
   }
   t.notOk(rig.write(1, 3));
+  t.notOk(rig.log.isFull, 'it takes no cut');
   const file = rig.files.find(candidate => candidate.held.length > 0)!;
   t.equal(file.held.length, 3);
   let admitted = false;
@@ -405,11 +407,31 @@ t.test('where no further segment can be made the log goes round in those that it
   rig.take();
   t.notOk(rig.zero(), 'the need is what makes it try again');
   t.equal(rig.creations, tries + 1);
+  t.ok(rig.log.isFull, 'whether it helps is not known: a cut certainly does');
   await rig.settle();
   t.same(rig.take(), ['room']);
   t.ok(rig.zero());
   await rig.settle();
   t.equal(rig.seen.at(-1)!.position, 2 * SEGMENT);
+});
+
+t.test('who waits for a segment that is being made is told when that fails, and that it takes a cut now', async t => {
+  const rig = new LogRig({ segmentBytes: SEGMENT, segments: 8 });
+  await rig.settle();
+  rig.createFails = true;
+  let appended = 0;
+  while (rig.zero()) {
+    appended++;
+    // One turn at a time, so that the last segment is full before the making of the next one has failed.
+    if (appended < 128) rig.loop.turn();
+  }
+  t.notOk(rig.log.isFull, 'one is being made');
+  await rig.settle();
+  t.equal(rig.take().filter(event => event === 'room').length, 1);
+  t.notOk(rig.zero());
+  t.ok(rig.log.isFull);
+  await rig.settle();
+  t.same(rig.take(), [], 'the next failure calls nobody: it would be asked for over and over');
 });
 
 t.test('what recovery found is durable only after a sync of every file it was found in', async t => {
