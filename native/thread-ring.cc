@@ -43,6 +43,9 @@ int32_t RunFileOperation(const io_uring_sqe& submission) {
       case IORING_OP_FSYNC:
         result = (submission.fsync_flags & IORING_FSYNC_DATASYNC) != 0 ? fdatasync(submission.fd) : fsync(submission.fd);
         break;
+      case IORING_OP_SYNC_FILE_RANGE:
+        result = sync_file_range(submission.fd, position, submission.len, submission.sync_range_flags);
+        break;
       case IORING_OP_FALLOCATE:
         // The kernel's layout: the length stands in the address, the mode in the length.
         result = fallocate(submission.fd, static_cast<int>(submission.len), position,

@@ -28,6 +28,11 @@ export interface BlockFile {
    * are multiples of 4096 whatever the alignment, and no other write of the range is under way or waits for a sync.
    */
   writeDurable(position: number, region: Region, offset: number, length: number, request: IoRequest): void;
+  /**
+   * Writes what the page cache alone holds of the range; completes when the disk has taken it, which may still lose it
+   * until a sync. A sync that has less to do is what it is for: where the system has no such thing it does nothing.
+   */
+  writeBack(position: number, length: number, request: IoRequest): void;
   /** Completes when all that was written (completions seen) before the call is on stable storage. */
   sync(request: IoRequest): void;
   /** Gives the range's space back; afterwards it reads as zeroes. -EOPNOTSUPP where this cannot be had. */

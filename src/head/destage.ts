@@ -98,12 +98,9 @@ export class Destage implements DestageControl {
   }
 
   admits(recordBytes: number): boolean {
+    if (this.#stuck || this.#stopped) return true;
     const { log, overlay } = this.#head;
-    return (
-      this.#stuck ||
-      this.#stopped ||
-      this.#pace.admits(recordBytes, Math.max(log.usedBytes / log.limitBytes, overlay.fill))
-    );
+    return this.#pace.admits(recordBytes, Math.max(log.usedBytes / log.limitBytes, overlay.fill), log.limitBytes);
   }
 
   isStoring(entry: ChunkEntry): boolean {
@@ -232,11 +229,10 @@ export class Destage implements DestageControl {
   async #step(): Promise<void> {
     this.#store.refuseFailed();
     const { log, overlay } = this.#head;
-    const begunMs = this.#ports.clock.nowMs();
-    const begun = log.cut;
     const segment = Math.floor(log.cut / log.segmentBytes);
     const end = segment + this.#segmentsAtOnce();
     const cut = Math.min(end * log.segmentBytes, log.committedEnd) as LogPosition;
+    this.#pace.stepBegan(cut - log.cut);
     // In the same moment: what is committed from now on lies behind the cut and goes into new lists.
     const dirty = overlay.takeDirty(segment, end);
     const position = log.committedEnd;
@@ -258,7 +254,7 @@ export class Destage implements DestageControl {
     };
     await this.#carrier.carryAll(dirty, { cut, position, ops }, conclude, putBack);
     for (const [volume, lastOp] of ops) volume.storedOp = lastOp;
-    this.#pace.freed(cut - begun, this.#ports.clock.nowMs() - begunMs);
+    this.#pace.stepEnded();
     log.trim(cut);
     this.#head.slots.cutPassed(cut);
     this.steps++;

@@ -1,16 +1,18 @@
 /**
  * Slows writers down before the log is full, so that they never meet a full one: what would be seconds at full speed and
- * then a stand-still of half a second at a time becomes the speed at which mass storage can follow. The destage says how
- * much it frees and how long that took; the fuller the log, the smaller the multiple of that rate that writers get.
+ * then a stand-still of half a second at a time becomes the speed at which mass storage can follow.
  *
- *   fill of log or overlay    up to 0.75    0.75 … 0.9           0.9 … 1
- *   rate                      any           twice … once         once … half of what is freed
+ * From three quarters of the log (or the overlay) on writers get half of the rate at which the destage frees, and beside
+ * it a part of the room that is left: as much as would use it up in some seconds. So the room never quite ends, and a
+ * step of the destage that takes long is bridged by it. The rate is that of the steps before, or of the one under way if
+ * that is slower already.
  */
 import type { CancelTimer, Clock } from '../base/io.ts';
 import { MIB } from '../base/units.ts';
 
 const FILL_START = 0.75;
-const FILL_EVEN = 0.9;
+const FREED_SHARE = 0.5;
+const ROOM_MS = 4000;
 /** Before anything is known. */
 const BYTES_PER_MS_AT_START = MIB / 8;
 /** What may come at once after a pause, as time at the current rate. */
@@ -22,6 +24,9 @@ export class Pace {
   readonly #clock: Clock;
   readonly #resume: () => void;
   #bytesPerMs = BYTES_PER_MS_AT_START;
+  /** What the step under way will free, if it does not take too long to say, and when it began. */
+  #stepBytes = Number.POSITIVE_INFINITY;
+  #stepMs = 0;
   /** Bytes that may still come; below 0 after a large record. */
   #credit = 0;
   #creditMs = 0;
@@ -33,17 +38,29 @@ export class Pace {
     this.#resume = resume;
   }
 
-  /** The destage has freed so much of the log, at the end of a step that took so long. */
-  freed(bytes: number, durationMs: number): void {
-    const rate = bytes / Math.max(1, durationMs);
-    this.#bytesPerMs += (rate - this.#bytesPerMs) * WEIGHT;
+  /** The destage begins a step that will free so much of the log. */
+  stepBegan(bytes: number): void {
+    this.#stepBytes = bytes;
+    this.#stepMs = this.#clock.nowMs();
   }
 
-  /** Whether a record of this length may be appended now, with log or overlay filled by `fill` (0 to 1). */
-  admits(bytes: number, fill: number): boolean {
+  /** The step has freed it. */
+  stepEnded(): void {
+    this.#bytesPerMs += (this.#stepRate(this.#clock.nowMs()) - this.#bytesPerMs) * WEIGHT;
+    this.#stepBytes = Number.POSITIVE_INFINITY;
+  }
+
+  /** The rate of the step under way, in bytes a millisecond, if it ended now. */
+  #stepRate(now: number): number {
+    return this.#stepBytes / Math.max(1, now - this.#stepMs);
+  }
+
+  /** Whether a record of this length may be appended now, with so much of log or overlay filled (0 to 1). */
+  admits(bytes: number, fill: number, limitBytes: number): boolean {
     if (fill <= FILL_START) return true;
     const now = this.#clock.nowMs();
-    const perMs = this.#bytesPerMs * multipleAt(fill);
+    const freedPerMs = Math.min(this.#bytesPerMs, this.#stepRate(now));
+    const perMs = freedPerMs * FREED_SHARE + ((1 - fill) * limitBytes) / ROOM_MS;
     this.#credit = Math.min(this.#credit + (now - this.#creditMs) * perMs, BURST_MS * perMs);
     this.#creditMs = now;
     if (this.#credit > 0) {
@@ -61,9 +78,4 @@ export class Pace {
     this.#timer?.();
     this.#timer = undefined;
   }
-}
-
-function multipleAt(fill: number): number {
-  if (fill < FILL_EVEN) return 2 - (fill - FILL_START) / (FILL_EVEN - FILL_START);
-  return Math.max(0.5, 1 - (fill - FILL_EVEN) / (1 - FILL_EVEN) / 2);
 }

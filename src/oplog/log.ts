@@ -49,6 +49,7 @@ import {
   writeRecordBytes,
 } from './record.ts';
 import { SegmentSet } from './segment-set.ts';
+import { WriteBack } from './write-back.ts';
 
 export class OpLog implements TurnTask, SyncListener {
   readonly segmentBytes: number;
@@ -63,6 +64,7 @@ export class OpLog implements TurnTask, SyncListener {
   readonly #writing = new RingQueue<Batch>();
   readonly #segments: SegmentSet;
   readonly #commits: GroupCommit;
+  readonly #writeBack = new WriteBack(errno => this.#fail(errno));
   readonly #header: RecordHeader = emptyHeader();
   /** What the last page holds, as far as `#end`. */
   readonly #tail = new Uint8Array(LOG_PAGE_BYTES);
@@ -252,9 +254,10 @@ export class OpLog implements TurnTask, SyncListener {
     this.#tellRoom();
   }
 
-  /** Makes no further segment; resolves when the one that is being made is there. What was appended stays. */
-  close(): Promise<void> {
-    return this.#segments.close();
+  /** Resolves when nothing is under way that nobody waits for, such as a further segment. What was appended stays. */
+  async close(): Promise<void> {
+    await this.#segments.close();
+    await this.#writeBack.stop();
   }
 
   /** Runs at the end of each turn in which something was appended or durability was asked for. */
@@ -267,6 +270,8 @@ export class OpLog implements TurnTask, SyncListener {
       if (!durably || !this.#waitsForCompany(batch.opCount)) this.#write(durably);
     }
     if (!this.#commits.isWaitedFor) return;
+    if (this.#commits.isUnderWay) return;
+    this.#writeBack.syncBegins();
     const writing = this.#batches.filter(batch => batch.state === 'writing').map(batch => batch.segment!);
     this.#commits.begin(this.#committedEnd, writing);
   }
@@ -278,7 +283,11 @@ export class OpLog implements TurnTask, SyncListener {
     }
     if (this.#failure !== 0) return;
     batch.state = 'written';
-    if (batch.durably) {
+    if (!batch.durably) {
+      const position = batch.start % this.segmentBytes;
+      const whole = batch.usedBytes - (batch.usedBytes % LOG_PAGE_BYTES);
+      this.#writeBack.written(batch.segment!, position, position + whole);
+    } else {
       this.#writingDurably = false;
       this.#company.writeEnded(this.#ports.clock.nowMs(), batch.opCount, this.#filling?.opCount ?? 0);
       this.#commits.rise(batch.ops[batch.opCount - 1].end);

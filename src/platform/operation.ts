@@ -14,6 +14,7 @@ export interface OperationOwner {
 export const WAITS_FOR_PEER = 0;
 export const WAITS_FOR_DATA = 1;
 export const WAITS_FOR_SYNC = 2;
+export type WaitsFor = typeof WAITS_FOR_PEER | typeof WAITS_FOR_DATA | typeof WAITS_FOR_SYNC;
 
 export class Operation {
   readonly slot: number;
@@ -21,8 +22,7 @@ export class Operation {
   request: IoRequest | undefined;
   region: Region | undefined;
   opcode: number;
-  /** One of `WAITS_FOR_…`. */
-  waitsFor: number;
+  waitsFor: WaitsFor;
   fd: number;
   operationFlags: number;
   length: number;

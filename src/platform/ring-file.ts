@@ -7,7 +7,7 @@
 import { close, fsync, ftruncate } from 'node:fs';
 import { promisify } from 'node:util';
 import { assert } from '../base/assert.ts';
-import { EIO } from '../base/errno.ts';
+import { EINVAL, EIO, EOPNOTSUPP } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import type { Region } from '../base/memory.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
@@ -16,7 +16,14 @@ import { ControlRequest } from './control-request.ts';
 import { addressWithin } from './io-memory.ts';
 import type { PlatformFile } from './io-platform.ts';
 import type { OpenThings } from './open-things.ts';
-import { type Operation, type OperationOwner, WAITS_FOR_DATA, WAITS_FOR_SYNC } from './operation.ts';
+import {
+  type Operation,
+  type OperationOwner,
+  WAITS_FOR_DATA,
+  WAITS_FOR_PEER,
+  WAITS_FOR_SYNC,
+  type WaitsFor,
+} from './operation.ts';
 import type { RingLoop } from './ring-loop.ts';
 import * as submission from './submission.ts';
 import { errnoOf, systemError } from './system-error.ts';
@@ -24,6 +31,8 @@ import { errnoOf, systemError } from './system-error.ts';
 const EINTR = 4;
 const EAGAIN = 11;
 const ENOSPC = 28;
+const ESPIPE = 29;
+const ENOSYS = 38;
 const EDQUOT = 122;
 
 const closeDescriptor = promisify(close);
@@ -94,6 +103,17 @@ export class RingFile implements PlatformFile, OperationOwner {
     this.#transfer(this.#durableFd, submission.OP_WRITE, position, region, offset, length, request);
   }
 
+  writeBack(position: number, length: number, request: IoRequest): void {
+    if (this.#durableFd === undefined) {
+      this.#loop.completeSoon(request, 0);
+      return;
+    }
+    // Not through the descriptor that is synced: a descriptor tells of each error of the page cache once, and that has to
+    // be the sync, whatever becomes of this result.
+    const flags = submission.SYNC_FILE_RANGE_WRITE_AND_WAIT;
+    this.#start(this.#durableFd, submission.OP_SYNC_FILE_RANGE, position, 0, length, flags, request);
+  }
+
   sync(request: IoRequest): void {
     this.#start(this.#fd, submission.OP_FSYNC, 0, 0, 0, submission.FSYNC_DATASYNC, request);
   }
@@ -145,7 +165,8 @@ export class RingFile implements PlatformFile, OperationOwner {
     }
     const moved = operation.opcode === submission.OP_READ || operation.opcode === submission.OP_WRITE;
     if (result < 0 || !moved) {
-      this.#finish(operation, result);
+      const isLeftUndone = operation.opcode === submission.OP_SYNC_FILE_RANGE && isUnsupported(result);
+      this.#finish(operation, isLeftUndone ? 0 : result);
       return;
     }
     operation.done += result;
@@ -218,7 +239,7 @@ export class RingFile implements PlatformFile, OperationOwner {
     assert(!this.#closed, 'the file is open');
     const operation = this.#loop.acquire(this);
     operation.opcode = opcode;
-    operation.waitsFor = isQuick(opcode) && fd === this.#fd ? WAITS_FOR_DATA : WAITS_FOR_SYNC;
+    operation.waitsFor = this.#waitsFor(opcode, fd);
     operation.fd = fd;
     operation.position = position;
     operation.address = address;
@@ -228,6 +249,12 @@ export class RingFile implements PlatformFile, OperationOwner {
     this.#underWay += 1;
     this.#loop.start(operation);
     return operation;
+  }
+
+  #waitsFor(opcode: number, fd: number): WaitsFor {
+    // Nobody waits for it.
+    if (opcode === submission.OP_SYNC_FILE_RANGE) return WAITS_FOR_PEER;
+    return isQuick(opcode) && fd === this.#fd ? WAITS_FOR_DATA : WAITS_FOR_SYNC;
   }
 
   #assertAligned(position: number, length: number): void {
@@ -240,6 +267,10 @@ export class RingFile implements PlatformFile, OperationOwner {
     const positive = Math.abs(errno);
     return systemError(positive === ENOSPC || positive === EDQUOT ? 'no-space' : 'io', what, positive, cause);
   }
+}
+
+function isUnsupported(result: number): boolean {
+  return result === -EINVAL || result === -ESPIPE || result === -ENOSYS || result === -EOPNOTSUPP;
 }
 
 function isQuick(opcode: number): boolean {

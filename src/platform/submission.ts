@@ -15,6 +15,7 @@ export const COMPLETION_WORDS = 4;
 
 export const OP_FSYNC = 3;
 export const OP_POLL_ADD = 6;
+export const OP_SYNC_FILE_RANGE = 8;
 export const OP_ACCEPT = 13;
 export const OP_ASYNC_CANCEL = 14;
 export const OP_CONNECT = 16;
@@ -25,6 +26,8 @@ export const OP_SEND = 26;
 export const OP_RECV = 27;
 
 export const FSYNC_DATASYNC = 1;
+/** Write the range, and wait for it and for what was under way in it before. */
+export const SYNC_FILE_RANGE_WRITE_AND_WAIT = 7;
 export const POLL_IN = 1;
 export const FALLOC_KEEP_SIZE = 1;
 export const FALLOC_PUNCH_HOLE = 2;

@@ -144,6 +144,21 @@ export function blockFileContract(name: string, make: BlockFileFactory): void {
       t.same(blockValues(region), [3, 3, 1], 'and gives way to the next write');
     });
 
+    t.test('a write-back changes nothing that can be read, and what it covers can be written again', async t => {
+      const { file, memory } = await fresh(MIB);
+      const region = memory.allocate(3 * BLOCK_BYTES);
+      region.bytes.fill(4);
+      await io(request => file.write(0, region, 0, 3 * BLOCK_BYTES, request));
+      t.equal(await io(request => file.writeBack(0, 2 * BLOCK_BYTES, request)), 0);
+      await io(request => file.read(0, region, 0, 3 * BLOCK_BYTES, request));
+      t.same(blockValues(region), [4, 4, 4]);
+      region.bytes.fill(5);
+      await io(request => file.write(BLOCK_BYTES, region, 0, BLOCK_BYTES, request));
+      t.equal(await io(request => file.writeBack(0, MIB, request)), 0, 'of what was never written, too');
+      await io(request => file.read(0, region, 0, 3 * BLOCK_BYTES, request));
+      t.same(blockValues(region), [4, 5, 4]);
+    });
+
     t.test('a sync after a write succeeds', async t => {
       const { file, memory } = await fresh(MIB);
       const region = memory.allocate(BLOCK_BYTES);

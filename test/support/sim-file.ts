@@ -167,6 +167,13 @@ export class SimFile implements DeviceFile {
     });
   }
 
+  /** A loss of power may keep what was not synced anyway: nothing has to move for it. */
+  writeBack(position: number, length: number, request: IoRequest): void {
+    assert(position >= 0 && length > 0 && position + length <= this.sizeBytes, 'a write-back is inside of the file');
+    const failed = this.#random.below(10_000) < this.faults.syncPerMyriad;
+    this.#loop.post(() => request.ioCompleted(failed ? -EIO : 0));
+  }
+
   sync(request: IoRequest): void {
     // What lies in the page cache before something that counts as written is written with it.
     const last = this.#unsynced.findLastIndex(change => change.ended);

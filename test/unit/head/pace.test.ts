@@ -11,7 +11,7 @@ function admittedInASecond(pace: Pace, loop: MemoryLoop, fill: number, resumed: 
   for (let ms = 0; ms < 1000; ms++) {
     if (seen !== resumed() || ms === 0) {
       seen = resumed();
-      while (pace.admits(4096, fill)) {
+      while (pace.admits(4096, fill, LIMIT)) {
         bytes += 4096;
         if (bytes > 2 ** 32) return bytes;
       }
@@ -21,13 +21,20 @@ function admittedInASecond(pace: Pace, loop: MemoryLoop, fill: number, resumed: 
   return bytes;
 }
 
+/** A log of a GiB whose destage frees 100 MiB a second. */
+const LIMIT = 1024 * MIB;
+
 function paced() {
   const loop = new MemoryLoop();
   let resumed = 0;
   const pace = new Pace(loop, () => {
     resumed++;
   });
-  for (let i = 0; i < 50; i++) pace.freed(16 * MIB, 160);
+  for (let i = 0; i < 50; i++) {
+    pace.stepBegan(16 * MIB);
+    loop.advance(160);
+    pace.stepEnded();
+  }
   return { loop, pace, resumed: () => resumed };
 }
 
@@ -38,35 +45,44 @@ t.test('up to three quarters nobody waits', t => {
   t.end();
 });
 
-for (const [fill, multiple] of [
-  [0.76, 1.93],
-  [0.9, 1],
-  [0.95, 0.75],
-  [1, 0.5],
+for (const [fill, rate] of [
+  [0.76, 50 + 61.4],
+  [0.9, 50 + 25.6],
+  [0.99, 50 + 2.6],
+  [1, 50],
 ] as const) {
-  t.test(`at ${fill} writers get ${multiple} times what is freed, and are told when to go on`, t => {
+  t.test(`at ${fill} writers get ${rate} MiB a second, and are told when to go on`, t => {
     const { loop, pace, resumed } = paced();
-    const admitted = admittedInASecond(pace, loop, fill, resumed) / (100 * MIB);
-    t.ok(Math.abs(admitted - multiple) < 0.05, `${admitted.toFixed(2)} of what is freed`);
+    const admitted = admittedInASecond(pace, loop, fill, resumed) / MIB;
+    t.ok(Math.abs(admitted / rate - 1) < 0.05, `${admitted.toFixed(1)} MiB`);
     t.ok(resumed() > 100);
     t.end();
   });
 }
 
+t.test('a step that takes longer than those before counts before its end', t => {
+  const { loop, pace, resumed } = paced();
+  pace.stepBegan(16 * MIB);
+  loop.advance(1600);
+  const admitted = admittedInASecond(pace, loop, 1, resumed) / MIB;
+  t.ok(admitted < 5, `${admitted.toFixed(1)} MiB: half of 16 in 1.6 s and more`);
+  t.end();
+});
+
 t.test('a large record is let through when there is any credit, and paid for afterwards', t => {
   const { loop, pace } = paced();
   loop.advance(10);
-  t.ok(pace.admits(8 * MIB, 0.9));
+  t.ok(pace.admits(4 * MIB, 1, LIMIT));
   loop.advance(50);
-  t.notOk(pace.admits(4096, 0.9), 'that was 80 ms worth of it');
+  t.notOk(pace.admits(4096, 1, LIMIT), 'that was 80 ms worth of it');
   loop.advance(40);
-  t.ok(pace.admits(4096, 0.9));
+  t.ok(pace.admits(4096, 1, LIMIT));
   t.end();
 });
 
 t.test('stopped, it calls nobody any more', t => {
   const { loop, pace, resumed } = paced();
-  while (pace.admits(4096, 1));
+  while (pace.admits(4096, 1, LIMIT));
   pace.stop();
   loop.advance(100);
   t.equal(resumed(), 0);

@@ -8,7 +8,7 @@ import type { Region } from '../../../src/base/memory.ts';
 import type { DeviceFile } from '../../../src/sled/device.ts';
 import type { MemoryLoop } from '../../support/memory-loop.ts';
 
-export type FileCommand = 'read' | 'write' | 'writeDurable' | 'sync' | 'discard';
+export type FileCommand = 'read' | 'write' | 'writeDurable' | 'writeBack' | 'sync' | 'discard';
 
 export interface HeldIo {
   readonly command: FileCommand;
@@ -30,7 +30,7 @@ export class ControlledFile implements DeviceFile {
   /** Results, negative errnos, that commands end with instead of being carried out. */
   readonly failing = new Map<FileCommand, number>();
   /** How often each command was started. */
-  readonly counts = { read: 0, write: 0, writeDurable: 0, sync: 0, discard: 0 };
+  readonly counts = { read: 0, write: 0, writeDurable: 0, writeBack: 0, sync: 0, discard: 0 };
   readonly #loop: MemoryLoop;
   readonly #pages = new Map<number, Uint8Array>();
 
@@ -63,6 +63,10 @@ export class ControlledFile implements DeviceFile {
     this.#start('writeDurable', position, length, request, () => {
       this.poke(position, region.bytes.subarray(offset, offset + length));
     });
+  }
+
+  writeBack(position: number, length: number, request: IoRequest): void {
+    this.#start('writeBack', position, length, request, () => {});
   }
 
   sync(request: IoRequest): void {
