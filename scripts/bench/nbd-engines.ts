@@ -56,7 +56,7 @@ export const engines: readonly EngineSpec[] = [
   { name: 'qemu-nbd', class: 'page cache', program: 'qemu-nbd', tls: false, quick: false },
   { name: 'nbd-server', class: 'page cache', program: 'nbd-server', tls: false, quick: true },
   { name: 'qemu-nbd-native', class: 'direct', program: 'qemu-nbd', tls: false, quick: true },
-  { name: 'qemu-nbd-uring', class: 'direct', program: 'qemu-nbd', tls: false, quick: true },
+  { name: 'qemu-nbd-uring', class: 'direct', program: 'qemu-nbd', tls: false, quick: false },
   { name: 'qemu-storage-daemon', class: 'direct', program: 'qemu-storage-daemon', tls: false, quick: false },
 ];
 

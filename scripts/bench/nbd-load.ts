@@ -33,6 +33,11 @@ const execute = promisify(execFile);
 /** A stall shows in any window of the full length that begins at a multiple of this. */
 const INTERVAL_MS = 20;
 
+/** Enough for 2 GiB. */
+const LOG_FILL_SECONDS = 8;
+/** Enough for 256 MiB in blocks of 4 KiB. */
+const CACHE_FILL_SECONDS = 4;
+
 /** Connecting, and what is in flight at the end. */
 const CLIENT_GRACE_MS = 60_000;
 
@@ -45,10 +50,22 @@ export async function fillOverNbd(uri: string): Promise<void> {
   await execute(program, ['-w', 'write', '-b', '1m', '-q', '8', '--once', uri]);
 }
 
+/** Writes that go through a log, until it has its full length: the first round of a log makes its files, too. */
+export async function fillLog(uri: string): Promise<void> {
+  const time = ['-t', String(LOG_FILL_SECONDS), '-r', '0'];
+  await execute(program, ['-w', 'randwrite', '-b', '32k', '-q', '16', ...time, uri]);
+}
+
 /** Reads the beginning of the volume once. */
 export async function warm(row: Row, bytes: number, uri: string): Promise<void> {
   const engine = row.tls ? ['-e', 'libnbd'] : [];
   await execute(program, ['-w', 'read', '-b', '1m', '-q', '4', '--once', '-s', String(bytes), ...engine, uri]);
+}
+
+/** Random reads of the whole volume until a cache of a server's own is as full as it gets. */
+export async function fillCache(uri: string): Promise<void> {
+  const time = ['-t', String(CACHE_FILL_SECONDS), '-r', '0'];
+  await execute(program, ['-w', 'randread', '-b', '4k', '-q', '16', ...time, uri]);
 }
 
 export async function loadRun(row: Row, rampSeconds: number, uri: string, serverPid: number): Promise<Sample> {

@@ -4,7 +4,7 @@
  */
 import { type EngineSpec, startEngine, type Workplace } from './nbd-engines.ts';
 import { fioOverNbd } from './nbd-fio.ts';
-import { loadRun, warm } from './nbd-load.ts';
+import { fillCache, loadRun, warm } from './nbd-load.ts';
 import { residentBytes } from './nbd-process.ts';
 import type { Sample } from './nbd-results.ts';
 import type { Row } from './nbd-rows.ts';
@@ -20,7 +20,9 @@ export async function measureServer(engine: EngineSpec, row: Row, place: Workpla
   const server = await startEngine(engine, place, { tls, sledgeArguments: row.sledgeArguments ?? [] });
   try {
     if (row.warmBytes !== undefined) await warm(row, row.warmBytes, server.uri);
+    // Each with its cache full, as after a while of use.
     if (row.pageCached && engine.class === 'page cache') await cacheFile(place.file);
+    else if (row.pageCached && engine.class === 'sledge') await fillCache(server.uri);
     const rampSeconds = rampSecondsOf(row);
     let serverRssBytes = 0;
     // Towards the end, but while the clients are still connected.

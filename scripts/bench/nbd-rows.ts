@@ -29,7 +29,9 @@ export interface Row {
   readonly tls?: boolean;
   /** This much from the start of the volume is read once before, so that caches hold it. */
   readonly warmBytes?: number;
-  /** It reads all of the volume: servers that live from the page cache find it there. */
+  /**
+   * It reads all of the volume: servers that live from the page cache find it there, and Sledge's own cache is full.
+   */
   readonly pageCached?: boolean;
   /** The rate is looked at in pieces, too. */
   readonly watchesRate?: boolean;
