@@ -6,6 +6,7 @@
  *
  * Measured, FUA at depth 16 on a disk that takes 0.4 ms: without it a batch holds half of the requests on average.
  */
+import type { Clock, Turns, TurnTask } from '../base/io.ts';
 import { WaitBudget } from '../base/wait-budget.ts';
 
 /** Of the time that a durable write takes: more is not lost on clients that do not come. */
@@ -15,7 +16,14 @@ const WAIT_MICROS_MAX = 300;
 const WAIT_MICROS_MIN = 10;
 const WEIGHT = 1 / 8;
 
-export class Company {
+export interface CompanyPorts {
+  readonly turns: Pick<Turns, 'afterMicros' | 'cancelAfterMicros'>;
+  readonly clock: Pick<Clock, 'nowMs'>;
+}
+
+export class Company implements TurnTask {
+  readonly #ports: CompanyPorts;
+  readonly #timeIsOver: () => void;
   readonly #budget = new WaitBudget(1);
   /** Requests that were answered by the last durable write, or came while it was under way. */
   #expected = 0;
@@ -23,38 +31,43 @@ export class Company {
   #beganMs = 0;
   #waiting = false;
 
-  writeBegan(nowMs: number): void {
-    this.#beganMs = nowMs;
+  /** `timeIsOver` is called when a batch that was held back has waited long enough. */
+  constructor(ports: CompanyPorts, timeIsOver: () => void) {
+    this.#ports = ports;
+    this.#timeIsOver = timeIsOver;
   }
 
-  writeEnded(nowMs: number, answered: number, gathered: number): void {
-    const micros = (nowMs - this.#beganMs) * 1000;
+  writeBegan(): void {
+    this.#beganMs = this.#ports.clock.nowMs();
+  }
+
+  writeEnded(answered: number, gathered: number): void {
+    const micros = (this.#ports.clock.nowMs() - this.#beganMs) * 1000;
     this.#writeMicros += (micros - this.#writeMicros) * (this.#writeMicros === 0 ? 1 : WEIGHT);
     this.#expected = answered + gathered;
-    this.#waiting = false;
   }
 
-  /** Microseconds that a batch of so many requests, which could be written now, should wait; 0: it should not. */
-  waitFor(count: number): number {
-    if (this.#waiting || count >= this.#expected) return 0;
+  /** Whether a batch of so many requests, which could be written now, should wait; `timeIsOver` tells if it has to go. */
+  holdsBack(count: number): boolean {
+    if (count >= this.#expected) return false;
+    if (this.#waiting) return true;
     const micros = Math.min(this.#writeMicros * SHARE_OF_WRITE, WAIT_MICROS_MAX);
-    if (micros < WAIT_MICROS_MIN || this.#budget.next() === 0) return 0;
+    if (micros < WAIT_MICROS_MIN || this.#budget.next() === 0) return false;
     this.#waiting = true;
-    return micros;
+    this.#ports.turns.afterMicros(this, micros);
+    return true;
   }
 
-  get isWaiting(): boolean {
-    return this.#waiting;
-  }
-
-  /** Whether a batch that waits has the company that it waited for. */
-  isComplete(count: number): boolean {
-    return count >= this.#expected;
-  }
-
-  /** The wait is over, because so many have gathered or because its time is. */
-  waited(count: number): void {
+  /** A batch of so many requests leaves, whatever the reason: nobody waits any more. */
+  batchLeaves(count: number): void {
+    if (!this.#waiting) return;
     this.#waiting = false;
     this.#budget.waited(count >= this.#expected);
+    this.#ports.turns.cancelAfterMicros();
+  }
+
+  /** The time is over. */
+  runAtEndOfTurn(): void {
+    this.#timeIsOver();
   }
 }

@@ -79,8 +79,7 @@ export class OpLog implements TurnTask, SyncListener {
   /** A durable write has not ended. */
   #writingDurably = false;
   readonly #habit = new FlushHabit();
-  readonly #company = new Company();
-  readonly #waited: TurnTask = { runAtEndOfTurn: () => this.#companyWaited() };
+  readonly #company: Company;
   #failure = 0;
 
   constructor(ports: OpLogPorts, committer: Committer, options: OpLogOptions, state: OpLogState) {
@@ -95,6 +94,7 @@ export class OpLog implements TurnTask, SyncListener {
     this.#cut = state.cut;
     this.#end = state.end;
     this.#committedEnd = state.end;
+    this.#company = new Company(ports, () => this.#companyWaited());
     const countMax = Math.floor(options.limitBytes / options.segmentBytes);
     this.#segments = new SegmentSet(ports.segments, countMax, state.live, state.spare, () => this.#tellRoom());
     // What recovery read may still be in the page cache only, and so may what it dropped, behind the end and in files that
@@ -267,7 +267,7 @@ export class OpLog implements TurnTask, SyncListener {
     const batch = this.#filling;
     if (batch !== undefined && !this.#isHeld(batch)) {
       const durably = this.#canGoDurably(batch);
-      if (!durably || !this.#waitsForCompany(batch.opCount)) this.#write(durably);
+      if (!durably || !this.#company.holdsBack(batch.opCount)) this.#write(durably);
     }
     if (!this.#commits.isWaitedFor) return;
     if (this.#commits.isUnderWay) return;
@@ -289,7 +289,7 @@ export class OpLog implements TurnTask, SyncListener {
       this.#writeBack.written(batch.segment!, position, position + whole);
     } else {
       this.#writingDurably = false;
-      this.#company.writeEnded(this.#ports.clock.nowMs(), batch.opCount, this.#filling?.opCount ?? 0);
+      this.#company.writeEnded(batch.opCount, this.#filling?.opCount ?? 0);
       this.#commits.rise(batch.ops[batch.opCount - 1].end);
     }
     if (this.#filling !== undefined) this.#askForTurn();
@@ -436,11 +436,7 @@ export class OpLog implements TurnTask, SyncListener {
     const batch = this.#filling;
     assert(batch?.segment !== undefined && batch.state === 'filling', 'there is a batch to write');
     this.#filling = undefined;
-    // Whatever had it written, nobody waits any more for a batch that has left.
-    if (this.#company.isWaiting) {
-      this.#company.waited(batch.opCount);
-      this.#ports.turns.cancelAfterMicros();
-    }
+    this.#company.batchLeaves(batch.opCount);
     if (batch.opCount === 0) {
       batch.clear();
       return;
@@ -457,7 +453,7 @@ export class OpLog implements TurnTask, SyncListener {
     this.#habit.batchBegan();
     if (durably) {
       this.#writingDurably = true;
-      this.#company.writeBegan(this.#ports.clock.nowMs());
+      this.#company.writeBegan();
       batch.segment.writeDurable(position, batch.region, 0, length, batch);
     } else {
       this.#commits.touched(batch.segment);
@@ -465,17 +461,10 @@ export class OpLog implements TurnTask, SyncListener {
     }
   }
 
-  #waitsForCompany(count: number): boolean {
-    if (this.#company.isWaiting) return !this.#company.isComplete(count);
-    const micros = this.#company.waitFor(count);
-    if (micros > 0) this.#ports.turns.afterMicros(this.#waited, micros);
-    return micros > 0;
-  }
-
   #companyWaited(): void {
     const batch = this.#filling;
-    if (this.#failure !== 0 || batch === undefined || !this.#company.isWaiting) return;
-    this.#company.waited(batch.opCount);
+    if (this.#failure !== 0 || batch === undefined) return;
+    this.#company.batchLeaves(batch.opCount);
     if (!this.#isHeld(batch)) this.#write(this.#canGoDurably(batch));
   }
 

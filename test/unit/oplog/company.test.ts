@@ -1,48 +1,66 @@
 /** How long a batch waits for company: a rule about counts and times, and what the log makes of it. */
 import t from 'tap';
+import type { TurnTask } from '../../../src/base/io.ts';
 import { KIB } from '../../../src/base/units.ts';
 import { Company } from '../../../src/oplog/company.ts';
+import { MemoryLoop } from '../../support/memory-loop.ts';
 import { LogRig } from './log-rig.ts';
 
+/** Somebody who is told, and how long a wait was asked for. */
+function lonely() {
+  const loop = new MemoryLoop();
+  let micros: number | undefined;
+  const turns = {
+    afterMicros(_task: TurnTask, asked: number) {
+      t.equal(micros, undefined, 'one wait at a time');
+      micros = asked;
+    },
+    cancelAfterMicros() {
+      micros = undefined;
+    },
+  };
+  const company = new Company({ turns, clock: loop }, () => {});
+  const write = (tookMs: number, answered: number, gathered: number) => {
+    company.writeBegan();
+    loop.advance(tookMs);
+    company.writeEnded(answered, gathered);
+  };
+  return { company, write, micros: () => micros };
+}
+
 t.test('a batch waits for as many as were answered or had gathered, and for a part of a write at the most', t => {
-  const company = new Company();
-  t.equal(company.waitFor(1), 0, 'nobody is known yet');
-  company.writeBegan(0);
-  company.writeEnded(0.3, 12, 4);
-  t.equal(company.waitFor(16), 0, 'all are there');
-  t.equal(Math.round(company.waitFor(3)), 100, 'a third of 300 µs');
-  t.ok(company.isWaiting);
-  t.notOk(company.isComplete(15));
-  t.ok(company.isComplete(16));
-  t.equal(company.waitFor(3), 0, 'not twice');
-  company.waited(16);
-  t.notOk(company.isWaiting);
+  const { company, write, micros } = lonely();
+  t.notOk(company.holdsBack(1), 'nobody is known yet');
+  write(0.3, 12, 4);
+  t.notOk(company.holdsBack(16), 'all are there');
+  t.ok(company.holdsBack(3));
+  t.equal(Math.round(micros()!), 100, 'a third of 300 µs');
+  t.ok(company.holdsBack(15), 'still, and without another timer');
+  t.notOk(company.holdsBack(16));
+  company.batchLeaves(16);
+  t.equal(micros(), undefined, 'the timer is gone');
   t.end();
 });
 
 t.test('one client alone is never waited for, nor is anybody on a disk that is quick enough', t => {
-  const company = new Company();
-  company.writeBegan(0);
-  company.writeEnded(0.3, 1, 0);
-  t.equal(company.waitFor(1), 0);
-  const quick = new Company();
-  quick.writeBegan(0);
-  quick.writeEnded(0.02, 8, 8);
-  t.equal(quick.waitFor(1), 0);
+  const alone = lonely();
+  alone.write(0.3, 1, 0);
+  t.notOk(alone.company.holdsBack(1));
+  const quick = lonely();
+  quick.write(0.02, 8, 8);
+  t.notOk(quick.company.holdsBack(1));
   t.end();
 });
 
 t.test('waits that do not pay come to an end', t => {
-  const company = new Company();
+  const { company, write } = lonely();
   let waits = 0;
   for (let round = 0; round < 100; round++) {
-    company.writeBegan(0);
-    company.writeEnded(0.3, 12, 4);
-    if (company.waitFor(8) === 0) continue;
-    waits++;
-    company.waited(8);
+    write(0.3, 12, 4);
+    if (company.holdsBack(8)) waits++;
+    company.batchLeaves(8);
   }
-  t.ok(waits < 20, `${waits} waits`);
+  t.ok(waits > 0 && waits < 20, `${waits} waits`);
   t.end();
 });
 
