@@ -80,9 +80,11 @@ export const discardBytesMax = 64 * MIB;
 /** A step of the destage cuts so many segments of the log at once, but not more than this part of the log. */
 export const destageStepSegments = 4;
 export const destageStepsPerLog = 32;
-/** What one index transaction is about: chunks, and blocks of theirs. */
+/** What is written to mass storage between two syncs of it: chunks, and blocks of theirs. */
 export const destageGroupChunks = 8192;
 export const destageGroupBlocks = 64 * 1024;
+/** Chunks of one index transaction: the loop does nothing else while one is put together. */
+export const destageTransactionChunks = 1024;
 /** Data that is brought together at a time: the loop does nothing else meanwhile. One chunk may take more. */
 export const destagePieceUsualBytes = MIB;
 export const destagePieceBytes = 4 * MIB;

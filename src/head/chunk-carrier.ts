@@ -6,11 +6,11 @@
  *   1. piece by piece: look up the chunks, bring the data of their blocks together from cache and log, check it, write
  *      it to the slots; chunks that have none get one
  *   2. sync the devices, and the log, for what has taken the place of operations meanwhile
- *   3. one index transaction, durable when it completes; the last one of a step moves the log's cut, too
- *   4. take out of the overlay what has not changed since; retire slots that were replaced
+ *   3. index transactions, each durable when it completes; the last one of a step moves the log's cut, too. After each
+ *      what it stored and what has not changed since is taken out of the overlay, and slots that were replaced are retired
  *
  * A group is as large as memory allows, because syncs are what is dear: a disk that has to empty its cache lets nobody
- * else in meanwhile. A piece is small, because the loop serves nobody while it copies.
+ * else in meanwhile. Pieces and transactions are small, because the loop serves nobody while it puts one together.
  *
  * Invariants:
  * - One group at a time; its data is written a bounded number of blocks at a time.
@@ -26,6 +26,7 @@ import {
   destagePieceBytes,
   destagePieces,
   destagePieceUsualBytes,
+  destageTransactionChunks,
   destageWritesHurried,
   destageWritesInFlight,
 } from '../base/limits.ts';
@@ -110,24 +111,23 @@ export class ChunkCarrier {
   /** Returns from where on the list is to be carried yet. */
   async #carryGroup(dirty: DirtyList, from: number, fence: Fence, conclude: (transaction: IndexTransaction) => void) {
     const group = new CarryGroup();
-    let stored = false;
+    const { tasks } = group;
+    let stored = 0;
     try {
       const next = await this.#writeGroup(group, dirty, from, fence);
       const isLast = next === dirty.chunks.length;
-      if (group.tasks.length > 0 || isLast) {
-        await this.#syncAll();
-        await this.#storeGroup(group, isLast ? conclude : undefined);
+      if (tasks.length > 0 || isLast) await this.#syncAll();
+      while (stored < tasks.length) {
+        const end = Math.min(stored + destageTransactionChunks, tasks.length);
+        await this.#storeTasks(tasks.slice(stored, end), isLast && end === tasks.length ? conclude : undefined);
+        for (; stored < end; stored++) this.#taskStored(group, tasks[stored]);
+        // The overlay may have room again.
+        this.#head.roomFreed();
       }
-      stored = true;
+      if (isLast && tasks.length === 0) await this.#storeTasks([], conclude);
       return next;
     } finally {
-      for (const task of group.tasks) {
-        if (task.base !== undefined) this.#storing.delete(task.base);
-        if (stored) this.#taskStored(group, task);
-        else if (!this.#store.failed) this.#taskFailed(task);
-      }
-      // The overlay may have room again.
-      if (stored && group.tasks.length > 0) this.#head.roomFreed();
+      for (const task of tasks.slice(stored)) this.#taskFailed(task);
     }
   }
 
@@ -305,11 +305,14 @@ export class ChunkCarrier {
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
   }
 
-  async #storeGroup(group: CarryGroup, conclude: ((transaction: IndexTransaction) => void) | undefined): Promise<void> {
+  async #storeTasks(
+    tasks: readonly CarryTask[],
+    conclude: ((transaction: IndexTransaction) => void) | undefined,
+  ): Promise<void> {
     const { index, slots } = this.#head;
     this.#store.refuseFailed();
     const transaction = index.begin();
-    for (const { volume, chunk, indexed, entry } of group.tasks) {
+    for (const { volume, chunk, indexed, entry } of tasks) {
       if (indexed !== undefined && indexed.location !== entry?.location) slots.unmarkIndexed(indexed.location);
       if (entry === undefined) {
         if (indexed !== undefined) transaction.removeChunk(volume.number, chunk);
@@ -326,6 +329,7 @@ export class ChunkCarrier {
   #taskStored(group: CarryGroup, task: CarryTask): void {
     const { overlay, slots } = this.#head;
     const { volume, chunk, base, indexed, entry } = task;
+    if (base !== undefined) this.#storing.delete(base);
     volume.indexChanged(chunk, entry);
     for (let i = task.from; i < task.to; i++) {
       const row = overlay.findBlock(volume.number, group.blocks[i]);
@@ -349,6 +353,8 @@ export class ChunkCarrier {
   #taskFailed(task: CarryTask): void {
     const { overlay, slots } = this.#head;
     const { volume, chunk, base, indexed, entry } = task;
+    if (base !== undefined) this.#storing.delete(base);
+    if (this.#store.failed) return;
     if (base === undefined) {
       if (entry !== undefined) slots.release(entry.location);
       return;
