@@ -40,7 +40,7 @@ import type { DirtyList } from '../volume/overlay.ts';
 import type { CarryTask, Fence } from './carry-group.ts';
 import { CarryGroup } from './carry-group.ts';
 import type { DestageStore } from './destage-store.ts';
-import { DestageStuck } from './destage-store.ts';
+import { DestageStuck, DevicesFull } from './destage-store.ts';
 import type { Head } from './head.ts';
 
 /** Some chunks of a group whose data lies in one buffer: its writes have to end before the buffer is used again. */
@@ -286,7 +286,7 @@ export class ChunkCarrier {
     for (let i = task.from; i < task.to; i++) sums[group.blocks[i] - first] = group.sums[i];
     if (isEmpty(sums)) return;
     const location = base?.location ?? this.#head.slots.allocate(volume.number, volume.chunkBytes);
-    if (location === undefined) throw new DestageStuck('all devices are full');
+    if (location === undefined) throw new DevicesFull();
     task.entry = { op: task.op, location, sums };
   }
 

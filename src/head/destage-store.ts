@@ -18,6 +18,13 @@ export class DestageStuck extends Error {
   }
 }
 
+/** No device has a slot left for a chunk that has none yet. */
+export class DevicesFull extends DestageStuck {
+  constructor() {
+    super('all devices are full');
+  }
+}
+
 export class DestageStore {
   readonly #head: Head;
   #failed = false;

@@ -18,6 +18,7 @@ import {
   destageStepSegments,
   destageStepsPerLog,
   dropAgeMs,
+  fullRefusalFill,
   namedChunksMax,
   retiredChunksMax,
 } from '../base/limits.ts';
@@ -28,7 +29,7 @@ import type { ChunkEntry } from '../index/chunk-entry.ts';
 import type { IndexTransaction } from '../index/index-store.ts';
 import type { Volume } from '../volume/volume.ts';
 import { ChunkCarrier } from './chunk-carrier.ts';
-import { DestageStore, DestageStuck } from './destage-store.ts';
+import { DestageStore, DestageStuck, DevicesFull } from './destage-store.ts';
 import type { DestageControl, Head } from './head.ts';
 import { Pace } from './pace.ts';
 
@@ -60,6 +61,7 @@ export class Destage implements DestageControl {
   #wanted = false;
   #stopped = false;
   #stuck = false;
+  #devicesFull = false;
   #idleWaiters: (() => void)[] = [];
   #ageTimer: CancelTimer | undefined;
   #dropTimer: CancelTimer | undefined;
@@ -99,8 +101,12 @@ export class Destage implements DestageControl {
 
   admits(recordBytes: number): boolean {
     if (this.#stuck || this.#stopped) return true;
-    const { log, overlay } = this.#head;
-    return this.#pace.admits(recordBytes, Math.max(log.usedBytes / log.limitBytes, overlay.fill), log.limitBytes);
+    return this.#pace.admits(recordBytes, this.#fill, this.#head.log.limitBytes);
+  }
+
+  /** Whether data finds neither mass storage nor much of the log: who brings some is refused rather than kept waiting. */
+  get isOutOfSpace(): boolean {
+    return this.#devicesFull && this.#fill > fullRefusalFill;
   }
 
   isStoring(entry: ChunkEntry): boolean {
@@ -153,6 +159,11 @@ export class Destage implements DestageControl {
 
   // --- when --------------------------------------------------------------------------------------------------------------
 
+  get #fill(): number {
+    const { log, overlay } = this.#head;
+    return Math.max(log.usedBytes / log.limitBytes, overlay.fill);
+  }
+
   #isFull(): boolean {
     const { log, overlay, slots } = this.#head;
     if (log.usedBytes > log.limitBytes * destageFillStart || overlay.fill > destageFillStart) return true;
@@ -178,6 +189,7 @@ export class Destage implements DestageControl {
       () => {
         if (this.#stuck) this.#ports.events.recovered();
         this.#stuck = false;
+        this.#devicesFull = false;
         // What was committed or asked for meanwhile found the destage running and left it at that.
         if (this.#head.log.cut < this.#head.log.committedEnd) this.committed();
       },
@@ -185,6 +197,9 @@ export class Destage implements DestageControl {
         if (!(error instanceof DestageStuck)) throw error;
         if (!this.#stuck) this.#ports.events.stuck(error.message);
         this.#stuck = true;
+        this.#devicesFull = error instanceof DevicesFull;
+        // Who waits for room may have to be told that none will come.
+        if (this.#devicesFull) this.#head.roomFreed();
         if (error.lasts === 'for good') {
           this.#stopped = true;
           return;

@@ -67,6 +67,8 @@ export interface DestageControl {
   hurry(): void;
   /** Whether a record of this length may be appended now; if not, `Head.roomFreed` follows. */
   admits(recordBytes: number): boolean;
+  /** Whether data has to be refused, since nobody knows where to put it. */
+  readonly isOutOfSpace: boolean;
   /** Whether a transaction that is under way will make the index refer to this entry. */
   isStoring(entry: ChunkEntry): boolean;
 }
@@ -124,6 +126,7 @@ export class Head implements Committer, RequestHandler {
       slots: ports.slots,
       roomWanted: () => this.#destage?.hurry(),
       isAdmitted: recordBytes => this.#destage?.admits(recordBytes) ?? true,
+      isOutOfSpace: () => this.#destage?.isOutOfSpace ?? false,
     });
     this.#status = new BlockStatus(ports.overlay, ports.index);
   }

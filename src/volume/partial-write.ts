@@ -89,8 +89,9 @@ export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, Spa
 
   tryAppend(): boolean {
     const { log, reads } = this.#writer.ports;
-    if (log.failure !== 0) {
-      this.#finish(EIO);
+    const { refusal } = this.#writer;
+    if (refusal !== 0) {
+      this.#finish(refusal);
       return true;
     }
     if (!this.#writer.admit(writeRecordBytes(1), 1, this)) return false;

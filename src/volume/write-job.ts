@@ -9,7 +9,7 @@
  * The pieces do not overlap, so they may take effect in any order. The request is answered when all of them have.
  */
 import { assert } from '../base/assert.ts';
-import { EIO } from '../base/errno.ts';
+import { ENOSPC } from '../base/errno.ts';
 import { bulkChunksMax, inlineOpBytesMax, nbdInlineBytesMax } from '../base/limits.ts';
 import type { BlockNumber } from '../base/units.ts';
 import { BLOCK_BYTES, MIB, roundUp } from '../base/units.ts';
@@ -74,7 +74,9 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
   }
 
   tryAppend(): boolean {
-    if (this.#writer.ports.log.failure !== 0) this.#abandon();
+    const { refusal } = this.#writer;
+    // Trims and zeroes may make room.
+    if (refusal !== 0 && !(refusal === ENOSPC && this.#writesRange())) this.#abandon(refusal);
     while (this.#position < this.#end) {
       const verdict = this.#piece();
       if (verdict === 'locked') {
@@ -99,8 +101,8 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
     request.completed(this.#errno);
   }
 
-  #abandon(): void {
-    this.#errno = EIO;
+  #abandon(errno: number): void {
+    this.#errno = errno;
     this.#position = this.#end;
   }
 

@@ -67,6 +67,8 @@ export interface WritePorts {
   roomWanted(): void;
   /** Whether writers are not too fast for a record of this length just now; if they are, `Writer.resume` follows. */
   isAdmitted(recordBytes: number): boolean;
+  /** Mass storage is full, and so is nearly what lies before it: data is refused until that changes. */
+  isOutOfSpace(): boolean;
 }
 
 /** Waits until its next record fits. */
@@ -83,6 +85,8 @@ export interface CommitWaiter {
 /** The writer, as its jobs see it. */
 export interface WriteQueue {
   readonly ports: WritePorts;
+  /** What data that is not in the log yet is refused with: EIO, ENOSPC, or 0 when it is not refused. */
+  readonly refusal: number;
   /**
    * Whether a record of this length that enters `rows` rows into the overlay may be appended now; the rows are then
    * reserved. Those who wait already come first: `waiter` is the one that asks, if it is one of them.

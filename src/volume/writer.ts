@@ -10,7 +10,7 @@
  * Atomic is the block: of a request that was not answered, each 4 KiB block is either wholly old or wholly new.
  */
 import { assert } from '../base/assert.ts';
-import { EIO } from '../base/errno.ts';
+import { EIO, ENOSPC } from '../base/errno.ts';
 import { nbdInlineBytesMax } from '../base/limits.ts';
 import { RingQueue } from '../base/ring-queue.ts';
 import type { BlockNumber, LogPosition } from '../base/units.ts';
@@ -33,6 +33,11 @@ export class Writer implements WriteQueue {
     this.ports = ports;
   }
 
+  get refusal(): number {
+    if (this.ports.log.failure !== 0) return EIO;
+    return this.ports.isOutOfSpace() ? ENOSPC : 0;
+  }
+
   get waitingCount(): number {
     return this.#waiting.length;
   }
@@ -47,6 +52,7 @@ export class Writer implements WriteQueue {
       Number.isInteger(first) &&
       Number.isInteger(count) &&
       (volume.locks.isEmpty || !volume.locks.overlaps(first, first + count)) &&
+      !this.ports.isOutOfSpace() &&
       this.admit(writeRecordBytes(count), count, undefined)
     ) {
       const durable = request.fua || volume.ack === 'durable';

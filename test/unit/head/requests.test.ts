@@ -307,6 +307,40 @@ t.test('a chunk that finds no slot stays in the log, readable, until a trim make
   t.equal(await again.write(30 * MIB, CHUNK, 8), 0);
 });
 
+t.test('F2.35: with device and log full small writes get ENOSPC until a trim makes room', async t => {
+  const rig = await HeadRig.start({ columns: 1, volumeBytes: 128 * MIB });
+  for (let i = 0; i < 16; i++) t.equal(await rig.write(i * MIB, MIB, 1), 0);
+  await pump(rig.loop, rig.destage.all());
+  // As many chunks as a trim of the whole device will make room for.
+  const places = 500;
+  const values = new Map<number, number>();
+  let errno = 0;
+  for (let i = 0; errno === 0 && i < 10_000; i++) {
+    const at = 32 * MIB + (i % places) * 32 * KIB;
+    const request = rig.submit('write', at, new Uint8Array(32 * KIB).fill(1 + (i % 250)));
+    await rig.settle();
+    if (request.errno === undefined) await rig.advance(5000);
+    errno = request.errno ?? -1;
+    if (errno === 0) values.set(at, 1 + (i % 250));
+  }
+  const check = async () => {
+    for (const [at, value] of [...values].filter((_, i) => i % 50 === 0)) {
+      t.ok(isAll(await rig.read(at, 32 * KIB), value), 'what was accepted is there');
+    }
+  };
+  t.equal(errno, ENOSPC);
+  t.equal(rig.events[0], 'stuck: all devices are full');
+  t.ok(rig.log.usedBytes > 0.85 * rig.log.limitBytes, 'the log took what it could');
+  t.equal(await rig.write(100 * MIB + 1, 10, 5), ENOSPC, 'part of a block');
+  t.equal(await rig.write(100 * MIB, CHUNK / 2, 5), ENOSPC);
+  await check();
+  t.equal((await rig.do('trim', 0, 16 * MIB)).errno, 0);
+  await rig.advance(60_000);
+  t.equal(await rig.write(100 * MIB, 4096, 7), 0, 'it heals');
+  t.equal(rig.events.at(-1), 'recovered');
+  await check();
+});
+
 t.test('zeroes that must not make a hole keep or take their space; others give it back', async t => {
   const rig = await HeadRig.start();
   const number = rig.volume().number;
