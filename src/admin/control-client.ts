@@ -9,7 +9,7 @@ import { resolve } from 'node:path';
 import { SledgeError } from '../base/errors.ts';
 import { type ControlSocketPath, controlSocketPath } from './control-socket.ts';
 import { errorOfBody, isRecord } from './error-status.ts';
-import type { CreateVolumeRequest, NodeStatus, VolumeInfo } from './node-control.ts';
+import type { CreateVolumeRequest, NodeStatus, ScrubProgress, ScrubReport, VolumeInfo } from './node-control.ts';
 
 /** Answers to look-ups come at once; making or growing a volume may wait for a device. */
 const LOOK_TIMEOUT_MS = 15_000;
@@ -50,6 +50,17 @@ export class ControlClient {
     await this.#change('DELETE', volumePath(name), undefined);
   }
 
+  /** Resolves when all was gone through, however long that takes; an abort of the signal cancels it (`cancelled`). */
+  async scrubVolume(name: string, bytesPerSecond: number, signal: AbortSignal): Promise<ScrubReport> {
+    return (await this.#call('POST', `${volumePath(name)}/scrub`, { bytesPerSecond }, 0, signal)) as ScrubReport;
+  }
+
+  /** Undefined while none runs. */
+  async scrubProgress(name: string): Promise<ScrubProgress | undefined> {
+    const answer = await this.#look(`${volumePath(name)}/scrub`);
+    return isRecord(answer) && isRecord(answer['scrub']) ? (answer['scrub'] as unknown as ScrubProgress) : undefined;
+  }
+
   #look(path: string): Promise<unknown> {
     return this.#call('GET', path, undefined, LOOK_TIMEOUT_MS);
   }
@@ -58,12 +69,14 @@ export class ControlClient {
     return this.#call(method, path, body, CHANGE_TIMEOUT_MS);
   }
 
-  async #call(method: string, path: string, body: unknown, timeoutMs: number): Promise<unknown> {
+  /** Without a limit on its time when that is 0. */
+  async #call(method: string, path: string, body: unknown, timeoutMs: number, signal?: AbortSignal): Promise<unknown> {
     const address = this.#address();
     let answer: { status: number; text: string };
     try {
-      answer = await exchange(address.reachablePath, method, path, body, timeoutMs);
+      answer = await exchange(address.reachablePath, method, path, body, timeoutMs, signal);
     } catch (error) {
+      if (signal?.aborted) throw new SledgeError('cancelled', 'cancelled before it had ended');
       throw this.#connectionError(error, address.path);
     } finally {
       address.release();
@@ -131,11 +144,13 @@ function exchange(
   path: string,
   body: unknown,
   timeoutMs: number,
+  signal: AbortSignal | undefined,
 ): Promise<{ status: number; text: string }> {
   return new Promise((done, failed) => {
     const text = body === undefined ? '' : JSON.stringify(body);
     const headers = { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) };
-    const request = httpRequest({ socketPath, method, path, headers, agent: false }, response => {
+    const options = { socketPath, method, path, headers, agent: false as const, ...(signal ? { signal } : {}) };
+    const request = httpRequest(options, response => {
       collect(response).then(answer => done({ status: response.statusCode ?? 0, text: answer }), failed);
     });
     request.setTimeout(timeoutMs, () => {

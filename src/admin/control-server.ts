@@ -10,6 +10,8 @@
  * | GET /v1/volumes/NAME | VolumeInfo |
  * | POST /v1/volumes/NAME/grow {sizeBytes} | VolumeInfo |
  * | DELETE /v1/volumes/NAME | {} |
+ * | POST /v1/volumes/NAME/scrub {bytesPerSecond?} | ScrubReport, at its end; closing the connection cancels it |
+ * | GET /v1/volumes/NAME/scrub | {"scrub": ScrubProgress, or null while none runs} |
  *
  * Invariants: only the user that runs the node reaches the socket (mode 0600 from its first moment on); nothing that
  * arrives is trusted before it was checked; whoever holds the lock of the data directory is the only one to start a
@@ -19,7 +21,7 @@ import { unlinkSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { z } from 'zod';
 import { SledgeError } from '../base/errors.ts';
-import { chunkBytesDefault } from '../base/limits.ts';
+import { chunkBytesDefault, scrubRateDefault, scrubRateMin } from '../base/limits.ts';
 import { controlSocketPath } from './control-socket.ts';
 import { errorBody, httpStatusOf } from './error-status.ts';
 import type { NodeControl } from './node-control.ts';
@@ -42,6 +44,10 @@ const createBody = z.strictObject({
 });
 
 const growBody = z.strictObject({ sizeBytes: z.number() });
+
+const scrubBody = z.strictObject({
+  bytesPerSecond: z.number().int().min(scrubRateMin).max(Number.MAX_SAFE_INTEGER).default(scrubRateDefault),
+});
 
 /** Told about errors that are not the caller's: anything but a SledgeError is a bug or a broken system. */
 export interface ControlServerLog {
@@ -67,8 +73,10 @@ export async function startControlServer(
   log: ControlServerLog,
 ): Promise<ControlServer> {
   // Node looks for connections that are over their time only now and then.
+  const stopping = new AbortController();
   const server = createServer({ connectionsCheckingInterval: 2_000 }, (request, response) => {
-    void respond(request, response, control, log);
+    const caller = new Caller(response, stopping.signal);
+    void respond(request, response, control, caller, log).finally(() => caller.answered());
   });
   server.maxConnections = CONNECTIONS_MAX;
   server.headersTimeout = HEADERS_TIMEOUT_MS;
@@ -89,10 +97,34 @@ export async function startControlServer(
   return {
     path: address.path,
     async stop() {
+      stopping.abort();
       await close(server);
       address.release();
     },
   };
+}
+
+/** Who waits for an answer: the signal says that what takes long is not wanted any more, its reason says why. */
+class Caller {
+  readonly #controller = new AbortController();
+  readonly #stopping: AbortSignal;
+  readonly #onStop = () =>
+    this.#controller.abort(new SledgeError('shutting-down', 'the server is stopping: this has not come to its end'));
+
+  constructor(response: ServerResponse, stopping: AbortSignal) {
+    this.#stopping = stopping;
+    if (stopping.aborted) this.#onStop();
+    stopping.addEventListener('abort', this.#onStop);
+    response.once('close', () => this.#controller.abort(new SledgeError('cancelled', 'the caller has gone')));
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  answered(): void {
+    this.#stopping.removeEventListener('abort', this.#onStop);
+  }
 }
 
 function removeLeftover(path: string): void {
@@ -135,11 +167,12 @@ async function respond(
   request: IncomingMessage,
   response: ServerResponse,
   control: NodeControl,
+  caller: Caller,
   log: ControlServerLog,
 ): Promise<void> {
   let answer: Answer;
   try {
-    answer = await route(request, control);
+    answer = await route(request, control, caller.signal);
   } catch (error) {
     answer = answerToError(error, log);
   }
@@ -163,7 +196,7 @@ function answerToError(error: unknown, log: ControlServerLog): Answer {
   return { status: 500, body: errorBody(new SledgeError('io', `the server failed: ${textOf(error)}`)) };
 }
 
-async function route(request: IncomingMessage, control: NodeControl): Promise<Answer> {
+async function route(request: IncomingMessage, control: NodeControl, signal: AbortSignal): Promise<Answer> {
   const path = (request.url ?? '/').split('?')[0] ?? '/';
   const parts = path.split('/').slice(1);
   if (parts[0] !== 'v1') return notFound(path);
@@ -175,6 +208,7 @@ async function route(request: IncomingMessage, control: NodeControl): Promise<An
   if (parts.length === 2) return routeVolumes(request, control);
   const name = decodeName(parts[2] ?? '');
   if (parts.length === 3) return routeVolume(request, control, name);
+  if (parts[3] === 'scrub') return routeScrub(request, control, name, signal);
   if (parts[3] !== 'grow') return notFound(path);
   if (request.method !== 'POST') return wrongMethod('POST');
   const { sizeBytes } = parse(growBody, await readJson(request));
@@ -201,6 +235,18 @@ async function routeVolume(request: IncomingMessage, control: NodeControl, name:
   if (request.method !== 'DELETE') return wrongMethod('GET, DELETE');
   await control.deleteVolume(name);
   return { status: 200, body: {} };
+}
+
+async function routeScrub(
+  request: IncomingMessage,
+  control: NodeControl,
+  name: string,
+  signal: AbortSignal,
+): Promise<Answer> {
+  if (request.method === 'GET') return { status: 200, body: { scrub: control.scrubProgress(name) ?? null } };
+  if (request.method !== 'POST') return wrongMethod('GET, POST');
+  const { bytesPerSecond } = parse(scrubBody, await readJson(request));
+  return { status: 200, body: await control.scrubVolume(name, bytesPerSecond, signal) };
 }
 
 function decodeName(part: string): string {

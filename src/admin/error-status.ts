@@ -45,6 +45,7 @@ const STATUS: Record<ErrorCode, number> = {
   'not-attached': 404,
   'already-attached': 409,
   'shutting-down': 503,
+  cancelled: 409,
   'not-supported': 501,
 };
 

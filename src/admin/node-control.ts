@@ -45,6 +45,38 @@ export interface CreateVolumeRequest {
   readonly readOnly: boolean;
 }
 
+/** How far a scrub is. */
+export interface ScrubProgress {
+  readonly seconds: number;
+  /** From devices. */
+  readonly bytesRead: number;
+  /** Of the space that the volume takes: gone through, and in all. */
+  readonly bytesDone: number;
+  readonly bytesTotal: number;
+  readonly damagedBlocks: number;
+}
+
+/** What a scrub has found, having gone through all of a volume. */
+export interface ScrubReport {
+  readonly volume: string;
+  readonly seconds: number;
+  readonly bytesRead: number;
+  readonly damagedBlocks: number;
+  /** The first of them, 1024 at most. */
+  readonly damage: readonly ScrubDamage[];
+}
+
+export interface ScrubDamage {
+  /** Of the volume, in blocks of 4 KiB and in bytes. */
+  readonly block: number;
+  readonly offsetBytes: number;
+  /** The device gives other bytes than were stored, or none. */
+  readonly fault: 'mismatch' | 'unreadable';
+  /** The device, and where the block begins on it. */
+  readonly path: string;
+  readonly pathOffsetBytes: number;
+}
+
 export interface DeviceStatus {
   readonly name: string;
   readonly path: string;
@@ -105,6 +137,8 @@ export interface NodeStatus {
     readonly segments: number;
     /** Null before the first. */
     readonly lastSyncAt: string | null;
+    /** Reads of records that did not match their checksum. */
+    readonly checksumErrors: number;
   };
   readonly cache: {
     readonly usedBytes: number;
@@ -137,5 +171,12 @@ export interface NodeControl {
   growVolume(name: string, sizeBytes: number): Promise<VolumeInfo>;
   /** Rejects with `volume-unknown`, `volume-busy`, `io` or `shutting-down`. */
   deleteVolume(name: string): Promise<void>;
+  /**
+   * Reads all that the volume has in mass storage, at this rate at most; ends early when the signal is aborted. Rejects
+   * with `volume-unknown`, `volume-busy` (one at a time), `shutting-down`, or the signal's reason.
+   */
+  scrubVolume(name: string, bytesPerSecond: number, signal: AbortSignal): Promise<ScrubReport>;
+  /** Undefined while none runs. */
+  scrubProgress(name: string): ScrubProgress | undefined;
   status(): NodeStatus;
 }

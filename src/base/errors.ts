@@ -53,6 +53,7 @@ const TABLE = {
   'not-attached': { retryable: false, hint: 'See `sledge attach --list`.' },
   'already-attached': { retryable: false, hint: 'See `sledge attach --list`; detach it first.' },
   'shutting-down': { retryable: true, hint: 'The server is stopping: connect again when it is back.' },
+  cancelled: { retryable: true, hint: 'Nothing was changed: start it again when you like.' },
   'not-supported': { retryable: false, hint: 'This system does not offer what is needed.' },
 } as const;
 

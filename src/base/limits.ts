@@ -105,6 +105,21 @@ export const retiredBytesMin = 8 * MIB;
 /** Chunks that bulk records behind the cut name. */
 export const namedChunksMax = 256 * 1024;
 
+// --- scrub ------------------------------------------------------------------------------------------------------------
+/** Bytes a second that a scrub reads, unless it is told otherwise, and the least that it may be told. */
+export const scrubRateDefault = 64 * MIB;
+export const scrubRateMin = 64 * KIB;
+/** Reads of one scrub under way, each of a bounce buffer at most. */
+export const scrubReadsInFlight = 4;
+/** Chunks that a scrub asks the index for at a time. */
+export const scrubChunksAtOnce = 64;
+/** Scrubs of a node at one time. */
+export const scrubCountMax = 16;
+/** Damaged blocks that one report names, and that a node remembers of a volume; the rest is counted. */
+export const damagedBlocksMax = 1024;
+/** Damaged blocks of one volume that the status names: the latest. */
+export const damagedBlocksShown = 16;
+
 export const cacheBytesDefault = 256 * MIB;
 export const cacheBytesMin = 16 * MIB;
 export const columnBytes = 16 * MIB;
@@ -118,6 +133,8 @@ assert(destageFillStart < fullRefusalFill && fullRefusalFill < 1, 'devices are k
 assert(isPowerOfTwo(chunkBytesMin) && isPowerOfTwo(chunkBytesMax), 'chunk limits are powers of two');
 assert(chunkBytesMin % BLOCK_BYTES === 0, 'a chunk is whole blocks');
 assert(nbdInlineBytesMax + 2 * BLOCK_BYTES <= bounceBufferBytes, 'an unaligned inline read fits a bounce buffer');
+assert(scrubCountMax * scrubReadsInFlight * 4 < bounceBufferCount, 'scrubs leave most bounce buffers to clients');
+assert(bounceBufferBytes <= scrubRateMin, 'a scrub reads at least once a second');
 assert(columnBytes % chunkBytesMax === 0, 'a column is whole chunks of any size');
 assert(nbdInlineBytesMax * 2 < nbdReceiveBytes, 'an inline payload fits the receive buffer behind its header');
 assert(nbdInlineBytesMax * 4 < nbdReplyBytes, 'several inline replies fit the reply buffer');

@@ -1,6 +1,11 @@
 /** Where data lies in mass storage, as index entries and log records name it. */
 import { BLOCK_BYTES } from './units.ts';
 
+/** Where a block was found that does not match its checksum: on a device, or in the op log. */
+export type DamagedPlace =
+  | { readonly kind: 'device'; readonly location: Location }
+  | { readonly kind: 'log'; readonly position: number };
+
 declare const brand: unique symbol;
 /** A place in mass storage: device number × 2^40 + position on the device in blocks. */
 export type Location = number & { readonly [brand]: 'Location' };

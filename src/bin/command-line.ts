@@ -63,6 +63,11 @@ const ENTRIES: readonly Entry[] = [
     load: async () => (await import('./volume.ts')).volumeDeleteCommand,
   },
   {
+    name: 'scrub',
+    summary: 'check all that a volume has stored against its checksums',
+    load: async () => (await import('./scrub.ts')).scrubCommand,
+  },
+  {
     name: 'attach',
     summary: 'make a block device of a volume, and keep it through restarts of the server',
     load: async () => (await import('./attach.ts')).attachCommand,

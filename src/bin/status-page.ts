@@ -11,7 +11,10 @@ import { volumeTable } from './volume.ts';
 const INDENT = '           ';
 
 export function statusText(status: NodeStatus): string {
-  const problems = [...status.problems, ...status.volumes.flatMap(volume => volume.problems)];
+  // Those of volumes may stand in the node's list, too.
+  const listed = new Set(status.problems.map(problem => problem.what));
+  const ofVolumes = status.volumes.flatMap(volume => volume.problems);
+  const problems = [...status.problems, ...ofVolumes.filter(problem => !listed.has(problem.what))];
   return [
     line('health', status.health),
     ...problems.flatMap(problemLines),
@@ -64,8 +67,9 @@ function deviceTable(devices: readonly DeviceStatus[]): string {
 
 function logText({ log }: NodeStatus): string {
   const sync = log.lastSyncAt === null ? 'never synced' : `last synced ${log.lastSyncAt}`;
+  const errors = log.checksumErrors === 0 ? '' : `, ${formatCount(log.checksumErrors)} checksum errors`;
   const segments = `${log.segments} segment${log.segments === 1 ? '' : 's'}`;
-  return `${formatBytes(log.usedBytes)} of ${formatBytes(log.limitBytes)} used, ${segments}, ${sync}`;
+  return `${formatBytes(log.usedBytes)} of ${formatBytes(log.limitBytes)} used, ${segments}, ${sync}${errors}`;
 }
 
 function cacheText({ cache }: NodeStatus): string {

@@ -235,7 +235,7 @@ export class ChunkCarrier {
     const read = (request: IoRequest) => this.#head.log.read(position, region, offset, BLOCK_BYTES, request);
     if ((await completion(read)) < 0) throw new DestageStuck('the op log cannot be read');
     if (this.#matches(group, index, region, offset)) return;
-    this.#head.corruptionFound(task.volume, group.blocks[index], `log position ${position}`);
+    this.#head.corruptionFound(task.volume, group.blocks[index], { kind: 'log', position });
   }
 
   /** Decides on slots and starts to write a piece's blocks, neighbours as one. `piece.written` is of all of them. */

@@ -16,6 +16,7 @@ import type { Checksums } from '../base/checksum.ts';
 import { NO_SUM } from '../base/checksum.ts';
 import { EIO, errnoName } from '../base/errno.ts';
 import { indexEntriesMax } from '../base/limits.ts';
+import type { DamagedPlace } from '../base/location.ts';
 import type { BlockNumber, ChunkNumber, LogPosition, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
@@ -54,7 +55,7 @@ export interface HeadPorts {
 /** What the head tells the rest of the node. */
 export interface HeadEvents {
   logFailed(errno: number): void;
-  corruptionFound(volume: string, block: BlockNumber, where: string): void;
+  corruptionFound(volume: string, block: BlockNumber, place: DamagedPlace): void;
 }
 
 /** The destage, as the head calls it. */
@@ -80,6 +81,7 @@ export class Head implements Committer, RequestHandler {
   readonly overlay: Overlay;
   readonly cache: BlockCache;
   readonly checksums: Checksums;
+  readonly bounce: BouncePool;
   readonly versions = new CommitVersions();
   readonly #volumes = new Map<VolumeNumber, Volume>();
   readonly #entries = new EntryBudget(indexEntriesMax);
@@ -102,6 +104,7 @@ export class Head implements Committer, RequestHandler {
     this.overlay = ports.overlay;
     this.cache = ports.cache;
     this.checksums = ports.checksums;
+    this.bounce = ports.bounce;
     this.#events = ports.events;
     this.#segmentBytes = ports.segmentBytes;
     this.#readPorts = {
@@ -112,7 +115,7 @@ export class Head implements Committer, RequestHandler {
       storage: ports.sled,
       checksums: ports.checksums,
       bounce: ports.bounce,
-      corruptionFound: (volume, block, where) => this.corruptionFound(volume, block, where),
+      corruptionFound: (volume, block, place) => this.corruptionFound(volume, block, place),
     };
     this.#reader = new Reader(this.#readPorts);
     const head = this;
@@ -136,8 +139,8 @@ export class Head implements Committer, RequestHandler {
     return this.#log;
   }
 
-  corruptionFound(volume: Volume, block: BlockNumber, where: string): void {
-    this.#events.corruptionFound(volume.name, block, where);
+  corruptionFound(volume: Volume, block: BlockNumber, place: DamagedPlace): void {
+    this.#events.corruptionFound(volume.name, block, place);
   }
 
   /** Recovery is over: from here on operations come from clients. */

@@ -2,7 +2,14 @@
  * A running node: volumes, server, log, destage and devices in one place. It answers the control plane, is the export
  * table of the NBD server, and stops everything in order. `start.ts` builds it.
  */
-import type { CreateVolumeRequest, NodeControl, NodeStatus, VolumeInfo } from '../admin/node-control.ts';
+import type {
+  CreateVolumeRequest,
+  NodeControl,
+  NodeStatus,
+  ScrubProgress,
+  ScrubReport,
+  VolumeInfo,
+} from '../admin/node-control.ts';
 import { sledgeVersion } from '../admin/version.ts';
 import { errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
@@ -19,11 +26,13 @@ import type { NbdServer, NbdServerOptions } from '../nbd-server/server.ts';
 import type { IoPlatform, ListenAddress, Listener } from '../platform/io-platform.ts';
 import type { LoopDelay } from '../platform/loop-delay.ts';
 import type { Volume } from '../volume/volume.ts';
+import type { DamageList } from './damage-list.ts';
 import type { DataDirectory } from './data-directory.ts';
 import { FORMAT_VERSION } from './data-directory.ts';
 import type { NodeLog, RunningNode } from './options.ts';
 import type { ProblemList } from './problem-list.ts';
 import { RateSampler } from './rate-sampler.ts';
+import type { Scrubs } from './scrubs.ts';
 
 export interface NodeParts {
   readonly platform: IoPlatform;
@@ -34,6 +43,8 @@ export interface NodeParts {
   readonly space: DiscardedSpace;
   readonly epoch: Epoch;
   readonly problems: ProblemList;
+  readonly damage: DamageList;
+  readonly scrubs: Scrubs;
   readonly log: NodeLog;
   readonly tls: NodeStatus['tls'];
   /** Gives back, in this order, what was opened for the node. */
@@ -175,10 +186,23 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     if (sessions > 0) throw new SledgeError('volume-busy', `${name} has ${sessions} connected clients`);
     this.#byName.delete(name);
     volume.state = 'deleting';
+    const { damage, scrubs } = this.#parts;
+    await scrubs.cancel(volume, new SledgeError('volume-unknown', `${name} was deleted while it was scrubbed`));
+    damage.forget(name);
     const transaction = this.#parts.head.index.begin();
     transaction.putVolume(volume.toEntry(volume.committedOp));
     await commit(transaction);
     await this.#purge(volume);
+  }
+
+  async scrubVolume(name: string, bytesPerSecond: number, signal: AbortSignal): Promise<ScrubReport> {
+    this.#refuseWhenStopping();
+    return await this.#parts.scrubs.run(this.#require(name), bytesPerSecond, signal);
+  }
+
+  scrubProgress(name: string): ScrubProgress | undefined {
+    const volume = this.#byName.get(name);
+    return volume === undefined ? undefined : this.#parts.scrubs.progress(volume);
   }
 
   /** Goes on with deletions that a crash has interrupted. */
@@ -191,7 +215,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
   }
 
   status(): NodeStatus {
-    const { platform, loopDelay, directory, head, problems, tls } = this.#parts;
+    const { platform, loopDelay, directory, head, problems, damage, tls } = this.#parts;
     const { log, cache } = head;
     const now = new Date();
     if (log.syncCount !== (this.#lastSync?.count ?? 0)) {
@@ -214,6 +238,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
         limitBytes: log.limitBytes,
         segments: log.segmentCount,
         lastSyncAt: this.#lastSync?.at ?? null,
+        checksumErrors: damage.logFindings,
       },
       cache: {
         usedBytes: cache.count * BLOCK_BYTES,
@@ -298,6 +323,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     const { head, destage, closers, log } = this.#parts;
     this.#rates.stop();
     this.#parts.loopDelay.stop();
+    await this.#parts.scrubs.stop();
     for (const listener of this.#listeners) await listener.close();
     const drained = await this.#drained();
     const errno = await head.flush();

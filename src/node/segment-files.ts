@@ -12,6 +12,7 @@ import type { Region } from '../base/memory.ts';
 import { MIB } from '../base/units.ts';
 import type { SegmentSource } from '../oplog/log-ports.ts';
 import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
+import type { FilePlace } from './damage-list.ts';
 import { syncDirectory } from './data-directory.ts';
 
 const NAME = /^(\d{6})\.log$/;
@@ -69,6 +70,12 @@ export class SegmentFiles implements SegmentSource {
     const file = await this.#platform.openFile({ path, mode: 'buffered', durableWrites: true });
     this.#open.push(file);
     return file;
+  }
+
+  /** Where a position of the log lies; `file` is what holds its segment. */
+  placeOf(file: BlockFile | undefined, position: number): FilePlace {
+    const path = this.#open.find(open => open === file)?.path ?? this.#directory;
+    return { path, offsetBytes: position % this.#segmentBytes };
   }
 
   async close(): Promise<void> {

@@ -13,8 +13,10 @@ import {
   logSegmentsMin,
   nbdHandshakeTimeoutMs,
 } from '../base/limits.ts';
+import type { DamagedPlace } from '../base/location.ts';
+import { locationDevice, locationPosition } from '../base/location.ts';
 import type { Epoch, LogPosition } from '../base/units.ts';
-import { BLOCK_BYTES, formatBytes } from '../base/units.ts';
+import { formatBytes } from '../base/units.ts';
 import { Destage } from '../head/destage.ts';
 import { DiscardedSpace } from '../head/discarded-space.ts';
 import type { HeadEvents } from '../head/head.ts';
@@ -38,11 +40,14 @@ import type { Device } from '../sled/device.ts';
 import { Sled } from '../sled/sled.ts';
 import { BlockCache } from '../volume/block-cache.ts';
 import { Overlay } from '../volume/overlay.ts';
+import type { FilePlace } from './damage-list.ts';
+import { DamageList } from './damage-list.ts';
 import { DataDirectory } from './data-directory.ts';
 import { openDevices } from './device-set.ts';
 import { Node } from './node.ts';
 import type { NodeLog, NodeOptions, RunningNode, TlsOption } from './options.ts';
 import { ProblemList } from './problem-list.ts';
+import { Scrubs } from './scrubs.ts';
 import { SegmentFiles } from './segment-files.ts';
 
 export async function startNode(options: NodeOptions): Promise<RunningNode> {
@@ -95,7 +100,15 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   }
   checkAborted();
   const started = performance.now();
-  const events = headEvents(problems, log);
+  const damage = new DamageList(problems);
+  let opLog: OpLog | undefined;
+  const locate = (place: DamagedPlace): FilePlace => {
+    if (place.kind === 'log') return segments.placeOf(opLog?.fileAt(place.position), place.position);
+    const number = locationDevice(place.location);
+    const path = devices.find(device => device.number === number)?.path ?? `device ${number}`;
+    return { path, offsetBytes: locationPosition(place.location) };
+  };
+  const events = headEvents(problems, damage, log, locate);
   const bounce = new BouncePool(platform, bounceBufferCount);
   const recovered = await recover({
     newHead: () => newHead(platform, index, devices, options, events, bounce),
@@ -111,7 +124,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   if (row === 'rotten') problems.add('log-rotten', rottenProblem);
   const epoch = (before.epoch + 1) as Epoch;
   await storeEpoch(index, { cut: before.cut, epoch, since: end });
-  const opLog = new OpLog(
+  opLog = new OpLog(
     { turns: platform, clock: platform, regions: platform, checksums: platform, segments, data: head.sled },
     head,
     { segmentBytes: logSegmentBytes, limitBytes: options.logBytes },
@@ -139,6 +152,8 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     space,
     epoch,
     problems,
+    damage,
+    scrubs: new Scrubs({ head, clock: platform, log, damage, locate }),
     log,
     tls,
     closers: closers.splice(0),
@@ -215,7 +230,12 @@ const rottenProblem = {
   todo: 'Reads of that block fail until it is written again. Check the disk.',
 } as const;
 
-function headEvents(problems: ProblemList, log: NodeLog): HeadEvents {
+function headEvents(
+  problems: ProblemList,
+  damage: DamageList,
+  log: NodeLog,
+  locate: (place: DamagedPlace) => FilePlace,
+): HeadEvents {
   return {
     logFailed: errno => {
       log.error({ errno: errnoName(errno) }, logFailureText(errno));
@@ -226,18 +246,10 @@ function headEvents(problems: ProblemList, log: NodeLog): HeadEvents {
         todo: 'Check the disk of the data directory, then start the server again.',
       });
     },
-    corruptionFound: (volume, block, where) => {
-      log.error({ volume, block, where }, 'stored data does not match its checksum');
-      problems.add(
-        `corrupt/${volume}/${block}`,
-        {
-          severity: 'error',
-          what: `Bytes ${block * BLOCK_BYTES} to ${(block + 1) * BLOCK_BYTES - 1} of ${volume} are damaged.`,
-          why: `What is stored at ${where} does not match its checksum.`,
-          todo: 'Reads of them fail until they are written again. Restore them from a copy; check the disk.',
-        },
-        volume,
-      );
+    corruptionFound: (volume, block, place) => {
+      const file = locate(place);
+      log.error({ volume, block, ...file }, 'stored data does not match its checksum');
+      damage.found(volume, block, place, file);
     },
   };
 }

@@ -24,7 +24,7 @@
 import { assert } from '../base/assert.ts';
 import { takeSums } from '../base/checksum.ts';
 import { EIO } from '../base/errno.ts';
-import type { IoRequest, TurnTask } from '../base/io.ts';
+import type { BlockFile, IoRequest, TurnTask } from '../base/io.ts';
 import { logBatchBytes, logBatchCount } from '../base/limits.ts';
 import type { Region } from '../base/memory.ts';
 import { RingQueue } from '../base/ring-queue.ts';
@@ -239,9 +239,14 @@ export class OpLog implements TurnTask, SyncListener {
     this.waitDurable(this.#committedEnd, owner);
   }
 
+  /** The file that holds this position, as long as the log is not cut behind it. */
+  fileAt(position: number): BlockFile | undefined {
+    return this.#segments.get(Math.floor(position / this.segmentBytes));
+  }
+
   /** Reads what was committed at `position`; the range lies within one record. */
   read(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
-    const file = this.#segments.get(Math.floor(position / this.segmentBytes));
+    const file = this.fileAt(position);
     assert(file !== undefined, 'a read of the log is within its live segments');
     file.read(position % this.segmentBytes, region, offset, length, request);
   }

@@ -18,7 +18,7 @@ import { NO_SUM, takeSums } from '../base/checksum.ts';
 import { EIO } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import { readRetriesMax } from '../base/limits.ts';
-import type { Location } from '../base/location.ts';
+import type { DamagedPlace, Location } from '../base/location.ts';
 import type { Region } from '../base/memory.ts';
 import type { BlockNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
@@ -47,7 +47,7 @@ export interface ReadPorts {
   readonly checksums: Checksums;
   readonly bounce: BouncePool;
   /** A block of the volume is beyond repair where it lies: for the status page. */
-  corruptionFound(volume: Volume, block: BlockNumber, where: string): void;
+  corruptionFound(volume: Volume, block: BlockNumber, place: DamagedPlace): void;
 }
 
 export interface SpanOwner {
@@ -263,8 +263,10 @@ export class Span {
     }
     this.#errno = EIO;
     if (!piece.fromLog) this.#ports.storage.checksumFailed(place as Location);
-    const where = piece.fromLog ? `log position ${place}` : `location ${place}`;
-    this.#ports.corruptionFound(volume, (this.first + index) as BlockNumber, where);
+    const damaged: DamagedPlace = piece.fromLog
+      ? { kind: 'log', position: place }
+      : { kind: 'device', location: place as Location };
+    this.#ports.corruptionFound(volume, (this.first + index) as BlockNumber, damaged);
   }
 
   /** Where the pieces that are not submitted yet would read a block of the span; -1 if none does. */

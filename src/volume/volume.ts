@@ -107,6 +107,15 @@ export class Volume implements ExportedVolume {
     return this.lookupIndexed(chunk);
   }
 
+  /** The same as `lookup`, for passes over a whole volume: the entries in memory stay those that clients use. */
+  peek(chunk: ChunkNumber): ChunkEntry | undefined {
+    const row = this.#ports.overlay.findChunk(this.number, chunk);
+    const entry = row >= 0 ? this.#ports.overlay.entryOf(row) : undefined;
+    if (entry !== undefined) return entry;
+    if (this.isDropped(chunk)) return undefined;
+    return this.#ports.index.chunk(this.number, chunk);
+  }
+
   /** The chunk's entry in the index, whatever the overlay has. */
   lookupIndexed(chunk: ChunkNumber): ChunkEntry | undefined {
     const known = this.#entries.get(chunk);

@@ -7,6 +7,8 @@ import type {
   NodeControl,
   NodeStatus,
   Problem,
+  ScrubProgress,
+  ScrubReport,
   VolumeInfo,
 } from '../../src/admin/node-control.ts';
 import { SledgeError } from '../../src/base/errors.ts';
@@ -17,6 +19,12 @@ export class MemoryNodeControl implements NodeControl {
   addresses: readonly ListenAddress[] = [{ kind: 'tcp', host: '127.0.0.1', port: 10809 }];
   /** Thrown by the next change, once. */
   nextFailure: unknown;
+  /** What scrubs find, and what they were asked for: name and rate. */
+  scrubResult: Omit<ScrubReport, 'volume'> = { seconds: 3, bytesRead: 1024 ** 2, damagedBlocks: 0, damage: [] };
+  readonly scrubsAsked: [string, number][] = [];
+  /** While set, scrubs go on, and have come this far. */
+  scrubHeld: ScrubProgress | undefined;
+  readonly #scrubs = new Map<string, () => void>();
   readonly #volumes = new Map<string, VolumeInfo>();
   #lastNumber = 0;
 
@@ -47,6 +55,32 @@ export class MemoryNodeControl implements NodeControl {
     this.#mayFail();
     if (this.#known(name).connections > 0) throw new SledgeError('volume-busy', `${name} has clients`);
     this.#volumes.delete(name);
+  }
+
+  async scrubVolume(name: string, bytesPerSecond: number, signal: AbortSignal): Promise<ScrubReport> {
+    this.#mayFail();
+    this.#known(name);
+    if (this.#scrubs.has(name)) throw new SledgeError('volume-busy', `${name} is being scrubbed already`);
+    this.scrubsAsked.push([name, bytesPerSecond]);
+    if (this.scrubHeld !== undefined) {
+      await new Promise<void>((resolve, reject) => {
+        this.#scrubs.set(name, resolve);
+        signal.addEventListener('abort', () => reject(signal.reason as Error));
+      }).finally(() => this.#scrubs.delete(name));
+    }
+    return { volume: name, ...this.scrubResult };
+  }
+
+  scrubProgress(name: string): ScrubProgress | undefined {
+    return this.#scrubs.has(name) ? this.scrubHeld : undefined;
+  }
+
+  get scrubsRunning(): number {
+    return this.#scrubs.size;
+  }
+
+  endScrubs(): void {
+    for (const end of this.#scrubs.values()) end();
   }
 
   /** Puts a volume as it is given, with values of no meaning for the rest. */
@@ -86,6 +120,7 @@ export class MemoryNodeControl implements NodeControl {
         limitBytes: 2 * 1024 ** 3,
         segments: 3,
         lastSyncAt: '2026-01-01T02:00:00.000Z',
+        checksumErrors: 0,
       },
       cache: { usedBytes: 1024 ** 2, limitBytes: 256 * 1024 ** 2, hits: 930, misses: 70 },
       index: { sizeBytes: 128 * 1024 },

@@ -95,6 +95,33 @@ t.test('the status arrives as the node gave it', async t => {
   t.same(await client.status(), control.status());
 });
 
+t.test('a scrub is asked for, followed, and cancelled when its connection is closed', async t => {
+  const { client, control, server, logged } = await rig(t);
+  await client.createVolume(WANTED);
+  t.equal(await client.scrubProgress('vol0'), undefined);
+  const never = new AbortController().signal;
+  t.match(await client.scrubVolume('vol0', 1_000_000, never), { volume: 'vol0', damagedBlocks: 0 });
+  t.match(await raw(server.path, 'POST', '/v1/volumes/vol0/scrub', '{}'), { status: 200 });
+  t.same(control.scrubsAsked, [
+    ['vol0', 1_000_000],
+    ['vol0', 64 * 1024 ** 2],
+  ]);
+  control.scrubHeld = { seconds: 1, bytesRead: 2, bytesDone: 3, bytesTotal: 4, damagedBlocks: 5 };
+  const cancelled = new AbortController();
+  const scrub = client.scrubVolume('vol0', 1_000_000, cancelled.signal);
+  const refused = t.rejects(scrub, { code: 'cancelled' });
+  while (control.scrubsRunning === 0) await new Promise(resolve => setTimeout(resolve, 5));
+  t.same(await client.scrubProgress('vol0'), control.scrubHeld);
+  cancelled.abort();
+  await refused;
+  while (control.scrubsRunning > 0) await new Promise(resolve => setTimeout(resolve, 5));
+  for (const body of ['{"bytesPerSecond":1}', '{"bytesPerSecond":1e300}', '{"rate":100000}', '[]']) {
+    t.match(await raw(server.path, 'POST', '/v1/volumes/vol0/scrub', body), { status: 400 }, body);
+  }
+  t.match(await raw(server.path, 'DELETE', '/v1/volumes/vol0/scrub'), { status: 405, headers: { allow: 'GET, POST' } });
+  t.same(logged, []);
+});
+
 t.test("the node's errors arrive with their code, message and hint", async t => {
   const { client, control, logged } = await rig(t);
   await client.createVolume(WANTED);

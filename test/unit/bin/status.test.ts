@@ -46,6 +46,18 @@ t.test('problems of the node and of its volumes come first, each with why and wh
   t.end();
 });
 
+t.test('a problem of a volume that the node lists, too, is printed once; checksum errors of the log are counted', t => {
+  const control = new MemoryNodeControl();
+  const problem = { severity: 'error', what: 'a block is damaged', why: 'the disk', todo: 'restore it' } as const;
+  control.problems.push(problem);
+  control.put({ name: 'vol0', problems: [problem] });
+  const status = control.status();
+  const text = statusText({ ...status, log: { ...status.log, checksumErrors: 2 } });
+  t.equal(text.split('a block is damaged').length, 2);
+  t.match(text, /last synced 2026-01-01T02:00:00.000Z, 2 checksum errors\n/);
+  t.end();
+});
+
 t.test('the command prints the page, or with --json the status as the node gave it', async t => {
   const data = temporaryDirectory(t);
   const control = new MemoryNodeControl();

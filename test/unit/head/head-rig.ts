@@ -4,6 +4,7 @@
  */
 import { BouncePool } from '../../../src/base/bounce-pool.ts';
 import type { IoRequest } from '../../../src/base/io.ts';
+import type { DamagedPlace } from '../../../src/base/location.ts';
 import { plainRegion, type Region, type RegionSource } from '../../../src/base/memory.ts';
 import type { Epoch, LogPosition, OpNumber, VolumeNumber } from '../../../src/base/units.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
@@ -165,8 +166,10 @@ export class HeadRig {
     const events: string[] = [];
     const headEvents = {
       logFailed: (errno: number) => void events.push(`log failed ${errno}`),
-      corruptionFound: (volume: string, block: number, where: string) =>
-        void events.push(`corrupt ${volume} ${block} ${where}`),
+      corruptionFound: (volume: string, block: number, place: DamagedPlace) => {
+        const where = place.kind === 'device' ? `location ${place.location}` : `log position ${place.position}`;
+        events.push(`corrupt ${volume} ${block} ${where}`);
+      },
     };
     const bounce = new BouncePool(regions, 16);
     const newHead = () => {
