@@ -8,6 +8,7 @@
  *   the destage may be writing its place anew, and no client reads it from there.
  * - A block counts as damaged only if its place, its checksum and the commits to it were the same after the read as
  *   before; otherwise it was moved or rewritten meanwhile and is read again. Each block is found damaged once.
+ * - Memory is waited for in the same line as clients do, and none is held meanwhile but by reads under way.
  * - At most `scrubReadsInFlight` reads are under way, and no more bytes begin to be read than the rate allows; what was
  *   missed while the loop was late is caught up with for `CATCH_UP_MS` at most.
  *
@@ -44,19 +45,16 @@ const CATCH_UP_MS = 50;
 const NOTHING_MS = 0.05;
 const PIECE_BLOCKS = bounceBufferBytes / BLOCK_BYTES;
 
-/** Blocks of one chunk that are read together; it has a buffer as long as the scrub runs. */
+/** Blocks of one chunk that are read together. */
 class Piece {
-  readonly buffer: number;
+  /** Offset in the region of the bounce pool. */
+  buffer = -1;
   first = 0 as BlockNumber;
   count = 0;
   location = 0 as Location;
   version = 0;
   /** For each block its checksum, or NO_SUM where there is nothing to check. */
   readonly sums = new Uint32Array(PIECE_BLOCKS);
-
-  constructor(buffer: number) {
-    this.buffer = buffer;
-  }
 }
 
 export class Scrub {
@@ -64,7 +62,7 @@ export class Scrub {
   readonly #clock: Clock;
   readonly #volume: Volume;
   readonly #bytesPerMs: number;
-  readonly #free: Piece[] = [];
+  readonly #free = Array.from({ length: scrubReadsInFlight }, () => new Piece());
   readonly #window = new IoWindow();
   readonly #ended = this.#window.joinedBy({ ioCompleted() {} });
   readonly #damage: DamagedBlock[] = [];
@@ -114,24 +112,10 @@ export class Scrub {
   async run(): Promise<boolean> {
     assert(!this.#hasBegun, 'a scrub runs once');
     this.#hasBegun = true;
-    const { bounce } = this.#head;
-    const buffers: number[] = [];
-    try {
-      while (buffers.length < scrubReadsInFlight) buffers.push(await this.#takeBuffer());
-      for (const buffer of buffers) this.#free.push(new Piece(buffer));
-      this.#dueMs = this.#clock.nowMs();
-      await this.#readAll();
-    } finally {
-      await this.#window.drained();
-      for (const buffer of buffers) bounce.give(buffer);
-    }
+    this.#dueMs = this.#clock.nowMs();
+    await this.#readAll();
+    await this.#window.drained();
     return !this.#cancelled;
-  }
-
-  #takeBuffer(): number | Promise<number> {
-    const { bounce } = this.#head;
-    const buffer = bounce.take();
-    return buffer >= 0 ? buffer : new Promise(resolve => bounce.wait({ bufferReady: resolve }));
   }
 
   async #readAll(): Promise<void> {
@@ -148,6 +132,17 @@ export class Scrub {
     }
   }
 
+  #takeBuffer(): number | Promise<number> {
+    const { bounce } = this.#head;
+    const buffer = bounce.take();
+    return buffer >= 0 ? buffer : new Promise(resolve => bounce.wait({ bufferReady: resolve }));
+  }
+
+  #giveBack(piece: Piece): void {
+    this.#free.push(piece);
+    this.#head.bounce.give(piece.buffer);
+  }
+
   /** Has blocks [from, to) of a chunk read and checked, when there is room for that and time; false if there are none. */
   async #readPiece(chunk: ChunkNumber, from: number, to: number): Promise<boolean> {
     await this.#window.room(scrubReadsInFlight);
@@ -155,13 +150,15 @@ export class Scrub {
     if (this.#cancelled) return false;
     const piece = this.#free.pop();
     assert(piece !== undefined, 'who has room has a piece');
-    if (!this.#lookUp(piece, chunk, from, to)) {
-      this.#free.push(piece);
+    // The wait may be long: what there is to read is found out behind it.
+    piece.buffer = await this.#takeBuffer();
+    if (this.#cancelled || !this.#lookUp(piece, chunk, from, to)) {
+      this.#giveBack(piece);
       return false;
     }
     this.#window.begin();
     void this.#check(piece).then(() => {
-      this.#free.push(piece);
+      this.#giveBack(piece);
       this.#ended.ioCompleted(0);
     });
     return true;

@@ -5,6 +5,7 @@
  */
 import t from 'tap';
 import { BLOCK_BYTES, KIB } from '../../src/base/units.ts';
+import { Scrub } from '../../src/head/scrub.ts';
 import type { Crash } from '../support/oracle.ts';
 import { Oracle, OracleClock } from '../support/oracle.ts';
 import { type Mix, readAll, type Shape, SimClient } from '../support/sim-client.ts';
@@ -35,6 +36,7 @@ interface Counts {
   requests: number;
   crashes: number;
   audits: number;
+  scrubs: number;
   turns: number;
 }
 
@@ -48,6 +50,7 @@ class Run {
   readonly #trouble: Trouble;
   readonly #counts: Counts;
   #clients: SimClient[] = [];
+  #scrubbing = false;
   #made = 0;
 
   constructor(seed: number, powerLoss: boolean, counts: Counts) {
@@ -145,6 +148,7 @@ class Run {
       if (random.below(100) < destagePercent) node.destage.hurry();
       if (random.chance(1)) node.loop.passTime();
       if (random.below(1000) < 5) this.#grow(random.oneOf(this.#clients));
+      if (!this.#scrubbing && random.below(1000) < 5) this.#scrub(random.oneOf(this.#clients));
       const isMoment =
         (moment === 'step' && node.destage.steps > steps) || (moment === 'commit' && node.commitsUnderWay > 0);
       if (isMoment && sent >= earliest && turnsLeft-- === 0) return;
@@ -164,6 +168,18 @@ class Run {
       if (errno !== 0) return;
       client.sizeAcked = Math.max(client.sizeAcked, size);
       client.sizeDurable = client.sizeAcked;
+    });
+  }
+
+  /** Nothing in this test damages data: whatever a scrub takes for damage was moved or rewritten meanwhile. */
+  #scrub(client: SimClient): void {
+    const { head, loop } = this.#node;
+    const scrub = new Scrub({ head, clock: loop }, client.volume, KIB * this.#random.oneOf([2 ** 30, 2 ** 20, 1024]));
+    this.#scrubbing = true;
+    scrub.run().then(() => {
+      this.#scrubbing = false;
+      this.#counts.scrubs++;
+      if (this.#trouble === 'none' && scrub.damagedBlocks > 0) this.problems.push('a scrub finds damage');
     });
   }
 
@@ -198,6 +214,7 @@ class Run {
     // What a call has just begun goes as far as it can without I/O: otherwise it would go on after the crash.
     await settled();
     node.crash(kind);
+    this.#scrubbing = false;
     this.#counts.crashes++;
     for (const client of clients) client.oracle.crashed();
     await node.boot();
@@ -264,7 +281,7 @@ for (const powerLoss of MODES) {
     powerLoss ? 'what was flushed survives a loss of power' : 'what was answered survives a crash',
     { timeout: 170_000 },
     async t => {
-      const counts: Counts = { requests: 0, crashes: 0, audits: 0, turns: 0 };
+      const counts: Counts = { requests: 0, crashes: 0, audits: 0, scrubs: 0, turns: 0 };
       const started = performance.now();
       let failures = 0;
       for (let i = 0; i < RUNS && failures < 5; i++) {
@@ -286,8 +303,11 @@ for (const powerLoss of MODES) {
       running = undefined;
       t.equal(failures, 0, `${RUNS} runs from seed ${FIRST_SEED}`);
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
-      const { requests, crashes, audits, turns } = counts;
-      t.comment(`${requests} requests, ${crashes} crashes, ${audits} audits, ${turns} turns in ${seconds} s`);
+      const { requests, crashes, audits, scrubs, turns } = counts;
+      t.ok(scrubs > RUNS / 10, 'scrubs have come to their end');
+      t.comment(
+        `${requests} requests, ${crashes} crashes, ${audits} audits, ${scrubs} scrubs, ${turns} turns in ${seconds} s`,
+      );
     },
   );
 }
