@@ -78,6 +78,11 @@ const ENTRIES: readonly Entry[] = [
     load: async () => (await import('./detach.ts')).detachCommand,
   },
   {
+    name: 'check',
+    summary: 'check the data directory of a stopped server, without changing anything',
+    load: async () => (await import('./check.ts')).checkCommand,
+  },
+  {
     name: 'bench',
     summary: 'put a quick load on an NBD server and measure it',
     load: async () => (await import('./bench.ts')).benchCommand,

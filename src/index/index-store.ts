@@ -81,6 +81,8 @@ export interface IndexStore {
   chunk(volume: VolumeNumber, chunk: number): ChunkEntry | undefined;
   /** Chunks of [from, to) in ascending order, at most `limit`; the iteration is finished before the next call. */
   chunks(volume: VolumeNumber, from: number, to: number, limit: number): Iterable<readonly [number, ChunkEntry]>;
+  /** Numbers of the volumes that have chunks, ascending, whether or not there is an entry of the volume. */
+  chunkVolumes(): Iterable<VolumeNumber>;
   begin(): IndexTransaction;
   /** Bytes on disk. */
   readonly sizeBytes: number;

@@ -143,6 +143,34 @@ function takeLock(path: string): number {
   } catch (cause) {
     throw new SledgeError('not-a-data-directory', `${file} cannot be opened: ${textOf(cause)}`, { cause });
   }
+  lockOrClose(path, file, lock);
+  ftruncateSync(lock);
+  writeSync(lock, `${process.pid}\n`);
+  return lock;
+}
+
+/**
+ * Locks a directory that is there, without changing anything in it, until the descriptor is closed; undefined when there
+ * is no lock file. Throws `not-a-data-directory` or `data-in-use`.
+ */
+export function lockForReading(path: string): number | undefined {
+  if (!existsSync(join(path, 'node.json'))) {
+    const hint = 'Name a directory that `sledge serve` has made.';
+    throw new SledgeError('not-a-data-directory', `${path} has no node.json`, { hint });
+  }
+  const file = join(path, 'lock');
+  let lock: number;
+  try {
+    lock = openSync(file, 'r');
+  } catch (cause) {
+    if (!existsSync(file)) return undefined;
+    throw new SledgeError('not-a-data-directory', `${file} cannot be opened: ${textOf(cause)}`, { cause });
+  }
+  lockOrClose(path, file, lock);
+  return lock;
+}
+
+function lockOrClose(path: string, file: string, lock: number): void {
   try {
     lockFile(lock);
   } catch (cause) {
@@ -151,12 +179,10 @@ function takeLock(path: string): number {
     const owner = /^\d+$/.test(pid) ? `the server with pid ${pid}` : 'another server';
     throw new SledgeError('data-in-use', `${path} is in use by ${owner}`, { cause });
   }
-  ftruncateSync(lock);
-  writeSync(lock, `${process.pid}\n`);
-  return lock;
 }
 
-function readNodeFile(file: string): NodeFile {
+/** Throws `corrupt` or `bad-format`. */
+export function readNodeFile(file: string): NodeFile {
   let raw: unknown;
   try {
     raw = JSON.parse(readFileSync(file, 'utf8'));

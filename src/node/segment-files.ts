@@ -15,7 +15,7 @@ import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
 import type { FilePlace } from './damage-list.ts';
 import { syncDirectory } from './data-directory.ts';
 
-const NAME = /^(\d{6})\.log$/;
+export const SEGMENT_NAME = /^(\d{6})\.log$/;
 const FILL_BYTES = 1 * MIB;
 
 export class SegmentFiles implements SegmentSource {
@@ -36,7 +36,7 @@ export class SegmentFiles implements SegmentSource {
   /** Opens the files that are there. One that was not finished when its maker died is filled now. */
   async openAll(): Promise<readonly BlockFile[]> {
     for (const name of readdirSync(this.#directory).sort()) {
-      const number = NAME.exec(name)?.[1];
+      const number = SEGMENT_NAME.exec(name)?.[1];
       if (number === undefined) continue;
       this.#next = Math.max(this.#next, Number(number) + 1);
       const path = join(this.#directory, name);

@@ -14,6 +14,7 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { open, type RootDatabase } from 'lmdb';
 import { EIO } from '../base/errno.ts';
+import { SledgeError } from '../base/errors.ts';
 import type { IoRequest } from '../base/io.ts';
 import type { VolumeNumber } from '../base/units.ts';
 import { GIB } from '../base/units.ts';
@@ -26,6 +27,7 @@ const STATE = 1;
 const VOLUME = 2;
 const COLUMN = 3;
 const CHUNK = 4;
+const NUMBER_MAX = 2 ** 32 - 1;
 const FILE = 'index.lmdb';
 /** Address space, not memory or disk: LMDB cannot grow its mapping while it is read. */
 const MAP_BYTES = 512 * GIB;
@@ -44,9 +46,13 @@ export class LmdbIndex implements IndexStore {
     return existsSync(join(directory, FILE));
   }
 
-  /** Opens the index in `directory`, which exists; makes it when it is missing. */
-  constructor(directory: string) {
+  /**
+   * Opens the index in `directory`, which exists; makes it when it is missing, unless it is for reading only. Throws
+   * `corrupt` where that finds less of it than there has to be: a page beyond the file's end would kill the process.
+   */
+  constructor(directory: string, options: { readonly readOnly?: boolean } = {}) {
     this.#path = join(directory, FILE);
+    const readOnly = options.readOnly === true;
     this.#db = open<Buffer, Buffer>({
       path: this.#path,
       encoding: 'binary',
@@ -54,7 +60,9 @@ export class LmdbIndex implements IndexStore {
       overlappingSync: false,
       mapSize: MAP_BYTES,
       maxReaders: 16,
+      readOnly,
     });
+    if (readOnly) this.#refuseTruncated();
   }
 
   get sizeBytes(): number {
@@ -95,6 +103,19 @@ export class LmdbIndex implements IndexStore {
     for (const { key, value } of this.#db.getRange({ start, end, limit })) yield [keyLow(key), decodeEntry(value)];
   }
 
+  *chunkVolumes(): Iterable<VolumeNumber> {
+    const end = encodeKey(Buffer.alloc(KEY_BYTES), CHUNK + 1, 0, 0);
+    for (let from = 0; ; ) {
+      const start = encodeKey(Buffer.alloc(KEY_BYTES), CHUNK, from, 0);
+      const [first] = [...this.#db.getRange({ start, end, limit: 1 })];
+      if (first === undefined) return;
+      const number = first.key.readUInt32BE(4);
+      yield number as VolumeNumber;
+      if (number === NUMBER_MAX) return;
+      from = number + 1;
+    }
+  }
+
   begin(): IndexTransaction {
     const changes: Change[] = [];
     const put = (kind: number, high: number, low: number, value: Uint8Array) => {
@@ -118,6 +139,13 @@ export class LmdbIndex implements IndexStore {
 
   async close(): Promise<void> {
     await this.#db.close();
+  }
+
+  #refuseTruncated(): void {
+    const { lastPageNumber, pageSize } = this.#db.getStats() as { lastPageNumber: number; pageSize: number };
+    const needed = (lastPageNumber + 1) * pageSize;
+    if (this.sizeBytes >= needed) return;
+    throw new SledgeError('corrupt', `${this.#path} has ${this.sizeBytes} bytes of ${needed}: its end is missing`);
   }
 
   #commit(changes: readonly Change[], request: IoRequest): void {

@@ -69,6 +69,22 @@ export function indexStoreContract(name: string, make: () => IndexPlace): void {
       }
     });
 
+    t.test('volumes with chunks are named once each, in order, also those without an entry of their own', async t => {
+      const { index } = fresh();
+      t.same([...index.chunkVolumes()], []);
+      const transaction = index.begin();
+      for (const number of [2 ** 32 - 1, 7, 300, 7]) transaction.putChunk(volume(number), number, chunkEntry(1, 16));
+      transaction.putChunk(volume(7), 2 ** 40, chunkEntry(1, 16));
+      transaction.putVolume(volumeEntry(5, 'without', MIB));
+      transaction.putColumn(columnEntry(0, 5, 6, 64 * KIB));
+      await commit(transaction);
+      t.same([...index.chunkVolumes()], [7, 300, 2 ** 32 - 1]);
+      const removal = index.begin();
+      removal.removeChunk(volume(300), 300);
+      await commit(removal);
+      t.same([...index.chunkVolumes()], [7, 2 ** 32 - 1]);
+    });
+
     t.test('what was put is not seen before its commit, and all of it is seen after it', async t => {
       const { index } = fresh();
       const transaction = index.begin();

@@ -76,6 +76,11 @@ export class MemoryIndex implements IndexStore {
       .slice(0, limit);
   }
 
+  chunkVolumes(): Iterable<VolumeNumber> {
+    const { chunks } = this.#contents;
+    return [...chunks.keys()].filter(number => chunks.get(number)!.size > 0).sort((a, b) => a - b);
+  }
+
   begin(): IndexTransaction {
     const changes: Change[] = [];
     return {

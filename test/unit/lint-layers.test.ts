@@ -18,11 +18,12 @@ const ALLOWED: Record<string, readonly string[]> = {
   sled: ['base'],
   volume: ['base', 'nbd-server', 'oplog', 'index', 'sled'],
   head: ['base', 'nbd-server', 'oplog', 'index', 'sled', 'volume'],
+  check: ['base', 'oplog', 'index', 'sled', 'volume', 'head'],
   attach: ['base', 'nbd-server-protocol'],
   platform: ['base', 'nbd-server-protocol', 'nbd-server', 'oplog', 'index', 'sled', 'attach', 'node:fs', 'bindings'],
   admin: ['base', 'nbd-server-protocol', 'platform', 'node:fs', 'bindings'],
   node: [
-    ...['base', 'nbd-server-protocol', 'nbd-server', 'oplog', 'index', 'sled', 'volume', 'head', 'platform'],
+    ...['base', 'nbd-server-protocol', 'nbd-server', 'oplog', 'index', 'sled', 'volume', 'head', 'check', 'platform'],
     ...['node:fs', 'bindings'],
   ],
   bin: ['base', 'nbd-server-protocol', 'attach', 'platform', 'admin', 'node', 'node:fs', 'bindings'],

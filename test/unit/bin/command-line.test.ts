@@ -1,6 +1,7 @@
 import t from 'tap';
 import { attachCommand } from '../../../src/bin/attach.ts';
 import { benchCommand } from '../../../src/bin/bench.ts';
+import { checkCommand } from '../../../src/bin/check.ts';
 import type { Command } from '../../../src/bin/command.ts';
 import { detachCommand } from '../../../src/bin/detach.ts';
 import { serveCommand } from '../../../src/bin/serve.ts';
@@ -24,6 +25,7 @@ const COMMANDS: readonly Command[] = [
   volumeDeleteCommand,
   attachCommand,
   detachCommand,
+  checkCommand,
   benchCommand,
 ];
 
@@ -60,6 +62,7 @@ t.test('each of the options that are promised is there', t => {
     [volumeGrowCommand, ['data', 'size']],
     [volumeDeleteCommand, ['data']],
     [statusCommand, ['data']],
+    [checkCommand, ['read']],
     [benchCommand, ['seconds', 'depth', 'connections', 'mode', 'size', 'yes']],
   ];
   for (const [command, names] of promised) {

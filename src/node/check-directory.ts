@@ -1,0 +1,143 @@
+/**
+ * Checks a data directory whose server is stopped: takes its lock, opens what is there for reading only, and hands it to
+ * the check. `sledge check` calls it. Nothing is made, written or repaired, but that LMDB enters its reader in the lock
+ * file beside the index.
+ */
+import { closeSync, existsSync, readdirSync, rmSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { SledgeError } from '../base/errors.ts';
+import { logSegmentBytes } from '../base/limits.ts';
+import { type CheckSummary, check } from '../check/check.ts';
+import type { RecordedDevice } from '../check/check-devices.ts';
+import type { SegmentFile } from '../check/check-log.ts';
+import { type Finding, type FindingKind, Findings } from '../check/finding.ts';
+import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
+import { LmdbIndex } from '../platform/lmdb-index.ts';
+import { createIoPlatform } from '../platform/platform.ts';
+import { lockForReading, type NodeFile, readNodeFile } from './data-directory.ts';
+import { SEGMENT_NAME } from './segment-files.ts';
+
+export interface CheckReport {
+  readonly directory: string;
+  readonly errors: number;
+  readonly warnings: number;
+  readonly notes: number;
+  readonly findings: readonly Finding[];
+  /** What was looked at; null where node.json or the index could not be read. */
+  readonly summary: CheckSummary | null;
+}
+
+export interface CheckOptions {
+  /** With it all data is read; called now and then with the bytes that were read, and about how many there are. */
+  readonly readProgress?: (doneBytes: number, totalBytes: number) => void;
+}
+
+/** Rejects with `data-in-use` while a server runs, `not-a-data-directory`, `bad-format`, or what the I/O itself needs. */
+export async function checkDirectory(directory: string, options: CheckOptions = {}): Promise<CheckReport> {
+  const path = resolve(directory);
+  const findings = new Findings();
+  const lock = lockForReading(path);
+  let summary: CheckSummary | null = null;
+  try {
+    if (lock === undefined) findings.add('lock-missing', `${join(path, 'lock')} is missing.`);
+    const node = readNode(path, findings);
+    if (node !== undefined) summary = await checkNode(path, node, findings, options);
+  } finally {
+    if (lock !== undefined) closeSync(lock);
+  }
+  return {
+    directory: path,
+    errors: findings.count('error'),
+    warnings: findings.count('warning'),
+    notes: findings.count('note'),
+    findings: findings.list(),
+    summary,
+  };
+}
+
+function readNode(path: string, findings: Findings): NodeFile | undefined {
+  const file = join(path, 'node.json');
+  try {
+    return readNodeFile(file);
+  } catch (error) {
+    if (!(error instanceof SledgeError) || error.code !== 'corrupt') throw error;
+    findings.add('node-file', `${error.message}.`, { file });
+    return undefined;
+  }
+}
+
+async function checkNode(path: string, node: NodeFile, findings: Findings, options: CheckOptions) {
+  const platform = createIoPlatform();
+  const files: PlatformFile[] = [];
+  let index: LmdbIndex | undefined;
+  try {
+    const devices: RecordedDevice[] = [];
+    for (const record of node.devices) {
+      const file = await openDevice(platform, record.path, findings);
+      if (file !== undefined) files.push(file);
+      devices.push({ ...record, file });
+    }
+    index = openIndex(join(path, 'index'), findings);
+    if (index === undefined) return null;
+    const segments = await openSegments(platform, join(path, 'log'), files);
+    return await check({
+      node: node.node,
+      devices,
+      index,
+      segments,
+      segmentBytes: logSegmentBytes,
+      regions: platform,
+      checksums: platform,
+      findings,
+      readProgress: options.readProgress,
+    });
+  } finally {
+    await index?.close();
+    for (const file of files) await file.close();
+    await platform.close();
+  }
+}
+
+/** Claimed as by a server, so that none starts to write on it meanwhile. */
+async function openDevice(platform: IoPlatform, path: string, findings: Findings): Promise<PlatformFile | undefined> {
+  try {
+    return await platform.openFile({ path, mode: 'direct', readOnly: true, claim: true });
+  } catch (error) {
+    if (!(error instanceof SledgeError)) throw error;
+    const kind: FindingKind = error.code === 'device-missing' ? 'device-missing' : 'device-unusable';
+    const what = kind === 'device-missing' ? `Device ${path} is not there` : `Device ${path}: ${error.message}`;
+    findings.add(kind, `${what}.`, { file: path });
+    return undefined;
+  }
+}
+
+function openIndex(directory: string, findings: Findings): LmdbIndex | undefined {
+  if (!LmdbIndex.exists(directory)) {
+    findings.add('index-missing', `The index in ${directory} is missing.`, { file: directory });
+    return undefined;
+  }
+  const files = new Set(readdirSync(directory));
+  try {
+    return new LmdbIndex(directory, { readOnly: true });
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    findings.add('index-unreadable', `The index in ${directory} cannot be opened: ${reason}.`, { file: directory });
+    return undefined;
+  } finally {
+    // The library makes its lock file where it is missing.
+    for (const name of readdirSync(directory)) if (!files.has(name)) rmSync(join(directory, name));
+  }
+}
+
+async function openSegments(platform: IoPlatform, directory: string, files: PlatformFile[]): Promise<SegmentFile[]> {
+  if (!existsSync(directory)) return [];
+  const segments: SegmentFile[] = [];
+  for (const name of readdirSync(directory).sort()) {
+    if (!SEGMENT_NAME.test(name)) continue;
+    const path = join(directory, name);
+    const file = await platform.openFile({ path, mode: 'buffered', readOnly: true });
+    files.push(file);
+    segments.push({ path, file });
+  }
+  return segments;
+}
