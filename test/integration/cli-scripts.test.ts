@@ -40,21 +40,24 @@ t.test('serve shows its help, with that of the command, and starts nothing', asy
 });
 
 t.test('scripts refuse arguments that they do not know', async t => {
-  for (const [name, argument] of [
+  for (const [name, ...args] of [
     ['setup', '--frob'],
     ['setup', '--packages'],
     ['test', '--frob'],
     ['test', '--only'],
     ['test', '--io=abacus'],
+    ['sim', '--frob'],
+    ['sim', '--minutes=soon'],
+    ['sim', '--seed=1', '--minutes=1'],
   ] as const) {
-    const result = await run(script(name), [argument]);
-    t.equal(result.code, 2, `${name} ${argument}`);
+    const result = await run(script(name), args);
+    t.equal(result.code, 2, `${name} ${args.join(' ')}`);
     t.not(result.stderr, '');
   }
 });
 
-t.test('setup and test show their help', async t => {
-  for (const name of ['setup', 'test']) {
+t.test('setup, test and sim show their help', async t => {
+  for (const name of ['setup', 'test', 'sim']) {
     const result = await run(script(name), ['--help']);
     t.equal(result.code, 0);
     t.match(result.stdout, new RegExp(`^Usage: scripts/${name} `));

@@ -1,0 +1,301 @@
+/**
+ * One simulated run of the whole head against an oracle, in memory and virtual time: random requests to several volumes,
+ * destage at random moments, crashes of the process and losses of power, recovery, and on. Shared by
+ * `test/model/head.test.ts` and `scripts/sim`. A seed and the options replay a run exactly.
+ *
+ * What a run finds wrong stands in `problems`; a broken invariant of the product throws, or ends the process when it breaks
+ * behind a promise that nobody waits for.
+ */
+import { BLOCK_BYTES, KIB } from '../../src/base/units.ts';
+import type { Crash } from './oracle.ts';
+import { Oracle, OracleClock } from './oracle.ts';
+import { type Mix, readAll, type Shape, SimClient } from './sim-client.ts';
+import { settled } from './sim-loop.ts';
+import { NO_TROUBLE, SimNode, type SimTrouble } from './sim-node.ts';
+import { SimRandom } from './sim-random.ts';
+
+const SHAPES: readonly (readonly Shape[])[] = [
+  ['bytes', 'blocks', 'blocks', 'chunks', 'hot'],
+  ['bytes', 'blocks', 'blocks', 'chunks', 'hot', 'any'],
+  ['bytes', 'bytes', 'blocks', 'hot'],
+  ['chunks', 'chunks', 'chunks', 'blocks'],
+  ['chunks'],
+];
+
+export const TROUBLES = ['none', 'device', 'log', 'index', 'space'] as const;
+export type Trouble = (typeof TROUBLES)[number];
+
+/** What runs add up to. */
+export class SimCounts {
+  runs = 0;
+  requests = 0;
+  crashes = 0;
+  powerLosses = 0;
+  audits = 0;
+  turns = 0;
+  virtualMs = 0;
+}
+
+export interface SimRunOptions {
+  /** Whether crashes may lose power, or only kill the process. */
+  readonly crash: Crash;
+  /** What goes wrong beside crashes; without it the seed decides. */
+  readonly trouble?: Trouble | undefined;
+  /** Hears what happens, a sentence at a time. */
+  readonly tell?: ((line: string) => void) | undefined;
+}
+
+/** A node, its volumes and everything that happens to them. */
+export class SimRun {
+  readonly problems: string[] = [];
+  readonly #random: SimRandom;
+  readonly #node: SimNode;
+  readonly #clock = new OracleClock();
+  readonly #powerLoss: boolean;
+  readonly #trouble: Trouble;
+  readonly #counts: SimCounts;
+  readonly #tell: (line: string) => void;
+  #clients: SimClient[] = [];
+  #made = 0;
+
+  constructor(seed: number, counts: SimCounts, options: SimRunOptions) {
+    const random = new SimRandom(seed);
+    this.#random = random;
+    this.#powerLoss = options.crash === 'power';
+    this.#tell = options.tell ?? (() => {});
+    this.#counts = counts;
+    const drawn: Trouble = random.chance(75) ? 'none' : random.oneOf(['device', 'log', 'index', 'space']);
+    this.#trouble = options.trouble ?? drawn;
+    this.#node = new SimNode(random, {
+      segmentBytes: 1024 * KIB,
+      logSegments: random.between(4, 6),
+      cacheBytes: BLOCK_BYTES * random.oneOf([1, 16, 200]),
+      overlayRows: random.oneOf([300, 600, 2000]),
+      bounceBuffers: random.oneOf([2, 5, 32]),
+      devices: random.between(1, 2),
+      columnsPerDevice: this.#trouble === 'space' ? 1 : 16,
+      canDiscard: random.chance(70),
+    });
+  }
+
+  /** The whole run; says what went wrong, broken invariants too. */
+  async judged(): Promise<readonly string[]> {
+    const counts = this.#counts;
+    counts.runs++;
+    try {
+      await this.#run();
+    } catch (error) {
+      this.problems.push(error instanceof Error ? `${error.stack}` : `${error}`);
+    }
+    const { loop } = this.#node;
+    counts.turns += loop.turns;
+    counts.virtualMs += loop.elapsedMs;
+    // Gives its memory back, and nothing of it goes on beside the next run.
+    this.#node.crash('process');
+    return this.problems;
+  }
+
+  async #run(): Promise<void> {
+    const random = this.#random;
+    const { options } = this.#node;
+    this.#tell(
+      `a log of ${options.logSegments} segments, ${options.devices} devices of ${options.columnsPerDevice} columns, ` +
+        `a cache of ${options.cacheBytes / KIB} KiB, ${options.overlayRows} rows of overlay; trouble: ${this.#trouble}`,
+    );
+    await this.#node.boot();
+    const volumes = random.between(1, 3);
+    for (let i = 0; i < volumes; i++) await this.#makeVolume();
+    const rounds = random.between(1, 6);
+    for (let round = 0; round < rounds && this.problems.length === 0; round++) {
+      this.#node.trouble(troubleOf(this.#trouble));
+      for (const client of this.#clients) client.errorsExpected = this.#trouble !== 'none';
+      await this.#load();
+      this.#collect();
+      this.#node.trouble(NO_TROUBLE);
+      if (this.problems.length > 0) break;
+      if (this.#trouble === 'none' && random.chance(30)) await this.#auditAll();
+      if (this.#trouble === 'none' && random.chance(8)) await this.#replaceVolume();
+      if (this.problems.length > 0) break;
+      await this.#crash(this.#powerLoss && random.chance(60) ? 'power' : 'process');
+      this.#collect();
+    }
+  }
+
+  async #makeVolume(): Promise<void> {
+    const random = this.#random;
+    const number = ++this.#made;
+    const chunkBytes = KIB * random.oneOf([16, 64, 64, 256]);
+    const cellBytes = random.oneOf([16, 512, 512, 512, 512, 4096, 4096]);
+    const sizeBytes = BLOCK_BYTES * random.between(16, cellBytes === 16 ? 60 : random.oneOf([60, 400]));
+    const ack = random.chance(20) ? 'durable' : 'written';
+    const volume = await this.#node.createVolume(`v${number}`, sizeBytes, chunkBytes, ack);
+    const oracle = new Oracle(cellBytes, number, this.#powerLoss, this.#clock);
+    this.#clients.push(new SimClient(volume, oracle, random));
+    this.#tell(
+      `volume ${volume.name}: ${sizeBytes / KIB} KiB in chunks of ${chunkBytes / KIB} KiB, ack ${ack}, ` +
+        `written in cells of ${cellBytes} bytes`,
+    );
+  }
+
+  #inFlight(): number {
+    return this.#clients.reduce((sum, client) => sum + client.inFlight, 0);
+  }
+
+  #collect(): void {
+    for (const client of this.#clients) this.problems.push(...client.problems.splice(0));
+    this.problems.push(...this.#node.corruptions.splice(0));
+  }
+
+  async #load(): Promise<void> {
+    const random = this.#random;
+    const node = this.#node;
+    const mix: Mix = {
+      read: random.between(5, 40),
+      write: random.between(5, 60),
+      writeZeroes: random.oneOf([0, 2, 10, 60]),
+      trim: random.oneOf([0, 2, 10]),
+      flush: random.oneOf([0, 1, 5]),
+      cache: 1,
+      blockStatus: 2,
+    };
+    const requests = random.between(1, random.oneOf([4, 30, 150, 400]));
+    const depth = random.oneOf([1, 4, 32]);
+    const destagePercent = random.oneOf([0, 1, 5, 30, 100]);
+    const drain = random.chance(30);
+    const shapes = random.oneOf(SHAPES);
+    for (const client of this.#clients) client.shapes = shapes;
+    // Crashes fall on any moment, or on one at which the destage has just ended a step or is about to commit.
+    const moment = random.oneOf(['any', 'any', 'step', 'commit']);
+    const steps = node.destage.steps;
+    const earliest = random.below(requests + 1);
+    let turnsLeft = random.below(12);
+    let sent = 0;
+    this.#tell(
+      `up to ${requests} requests, ${depth} at a time, of ${shapes.join(', ')}; mix ${JSON.stringify(mix)}; ` +
+        `destage at ${destagePercent} % of turns${drain ? ', to the last answer' : ''}; the crash falls on ${moment}`,
+    );
+    for (let idleTurns = 0; sent < requests || (drain && this.#inFlight() > 0); ) {
+      while (sent < requests && this.#inFlight() < depth && random.chance(70)) {
+        random.oneOf(this.#clients).sendRandom(mix);
+        sent++;
+        this.#counts.requests++;
+      }
+      if (random.below(100) < destagePercent) node.destage.hurry();
+      if (random.chance(1)) node.loop.passTime();
+      if (random.below(1000) < 5) this.#grow(random.oneOf(this.#clients));
+      const isMoment =
+        (moment === 'step' && node.destage.steps > steps) || (moment === 'commit' && node.commitsUnderWay > 0);
+      if (isMoment && sent >= earliest && turnsLeft-- === 0) return;
+      if (await node.loop.turn()) {
+        idleTurns = 0;
+      } else if (this.#inFlight() > 0 && (!node.loop.passTime() || ++idleTurns > 300)) {
+        // With a full or failed store writes may wait for ever; otherwise everything is answered.
+        if (this.#trouble !== 'none') return;
+        throw new Error(`${this.#inFlight()} requests are never answered (destage: ${node.stuck})`);
+      }
+    }
+  }
+
+  #grow(client: SimClient): void {
+    const size = client.volume.sizeBytes + BLOCK_BYTES * this.#random.between(1, 40);
+    this.#node.head.resize(client.volume, size).then(errno => {
+      if (errno !== 0) return;
+      client.sizeAcked = Math.max(client.sizeAcked, size);
+      client.sizeDurable = client.sizeAcked;
+    });
+  }
+
+  async #auditAll(): Promise<void> {
+    for (let turns = 0; this.#inFlight() > 0; turns++) {
+      if (!(await this.#node.loop.turn())) this.#node.loop.passTime();
+      if (turns > 100_000) throw new Error('requests are never answered');
+    }
+    this.#counts.audits++;
+    this.#tell('all is answered and destaged: what the parts know of each other is compared');
+    this.problems.push(...(await this.#node.audit()));
+  }
+
+  /** A volume is deleted, perhaps not to the end, and another one made. */
+  async #replaceVolume(): Promise<void> {
+    for (let turns = 0; this.#inFlight() > 0 && turns < 10_000; turns++) {
+      if (!(await this.#node.loop.turn())) this.#node.loop.passTime();
+    }
+    if (this.#inFlight() > 0) return;
+    const [client] = this.#clients.splice(this.#random.below(this.#clients.length), 1);
+    this.#tell(`volume ${client.volume.name} is deleted`);
+    const deletion = this.#node.deleteVolume(client.volume);
+    deletion.catch(() => {});
+    // The mark is durable before anything else happens to it: then the volume is gone for good.
+    const turns = this.#random.between(8, 200);
+    for (let i = 0; i < turns; i++) await this.#node.loop.turn();
+    await this.#makeVolume();
+  }
+
+  async #crash(kind: Crash): Promise<void> {
+    const clients = this.#clients;
+    const node = this.#node;
+    const committed = clients.map(client => client.volume.committedOp as number);
+    // What a call has just begun goes as far as it can without I/O: otherwise it would go on after the crash.
+    await settled();
+    node.crash(kind);
+    this.#tell(
+      `${kind === 'power' ? 'power is lost' : 'the process dies'} in turn ${node.loop.turns} at ${node.loop.elapsedMs.toFixed(2)} ms, ` +
+        `with ${this.#inFlight()} requests under way; committed ${committed.join(', ')}, flushed ` +
+        `${clients.map(client => client.flushedOp).join(', ')}`,
+    );
+    if (kind === 'power') this.#counts.powerLosses++;
+    else this.#counts.crashes++;
+    for (const client of clients) client.oracle.crashed();
+    await node.boot();
+    this.#tell(
+      `recovered, row '${node.rows.at(-1)}': ${[...node.head.volumes()].map(volume => `${volume.name} at op ${volume.lastOp}`).join(', ')}`,
+    );
+    const deletions = node.finishDeletions();
+    deletions.catch(error => {
+      if (this.#trouble === 'none') this.problems.push(`a deletion fails: ${error}`);
+    });
+    if (this.#random.chance(50)) await node.loop.until(deletions);
+    const contents: Uint8Array[] = [];
+    for (const [i, client] of clients.entries()) {
+      const volume = node.head.volume(client.volume.number);
+      if (volume === undefined) {
+        this.problems.push(`${client.volume.name} is gone`);
+        return;
+      }
+      if (volume.sizeBytes < (kind === 'process' ? client.sizeAcked : client.sizeDurable))
+        this.problems.push(`${volume.name} is smaller than was answered`);
+      const least = kind === 'process' ? committed[i] : client.flushedOp;
+      if (volume.lastOp < least) this.problems.push(`${volume.name}: op ${volume.lastOp} after ${least}`);
+      const { bytes, errno } = await node.loop.until(readAll(volume));
+      if (errno !== 0) this.problems.push(`${volume.name} cannot be read after the crash: ${errno}`);
+      contents.push(bytes);
+    }
+    if (this.problems.length > 0) return;
+    const newest = Math.max(0, ...clients.map((client, i) => client.oracle.newestOf(contents[i])));
+    for (const [i, client] of clients.entries()) {
+      for (const wrong of client.oracle.recovered(kind, contents[i], newest)) {
+        this.problems.push(`${client.volume.name} after the crash (${kind}): ${wrong}`);
+      }
+      const volume = node.head.volume(client.volume.number)!;
+      const next = new SimClient(volume, client.oracle, client.random);
+      next.flushedOp = kind === 'power' ? volume.lastOp : client.flushedOp;
+      if (kind === 'process') next.sizeDurable = client.sizeDurable;
+      clients[i] = next;
+    }
+  }
+}
+
+function troubleOf(trouble: Trouble): SimTrouble {
+  const often = { readPerMyriad: 50, writePerMyriad: 100, syncPerMyriad: 10 };
+  const seldom = { readPerMyriad: 20, writePerMyriad: 20, syncPerMyriad: 50 };
+  switch (trouble) {
+    case 'device':
+      return { ...NO_TROUBLE, device: often };
+    case 'log':
+      return { ...NO_TROUBLE, log: seldom };
+    case 'index':
+      return { ...NO_TROUBLE, indexPerMyriad: 1000 };
+    default:
+      return NO_TROUBLE;
+  }
+}
