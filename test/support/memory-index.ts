@@ -20,12 +20,23 @@ export class IndexContents {
   readonly volumes = new Map<VolumeNumber, VolumeEntry>();
   readonly columns = new Map<string, ColumnEntry>();
   readonly chunks = new Map<VolumeNumber, Map<number, ChunkEntry>>();
+
+  /** Another one with the same entries, which are never changed themselves. */
+  fork(): IndexContents {
+    const copy = new IndexContents();
+    copy.state = this.state;
+    copy.nextVolume = this.nextVolume;
+    for (const [number, entry] of this.volumes) copy.volumes.set(number, entry);
+    for (const [key, entry] of this.columns) copy.columns.set(key, entry);
+    for (const [number, chunks] of this.chunks) copy.chunks.set(number, new Map(chunks));
+    return copy;
+  }
 }
 
 type Change = (contents: IndexContents) => void;
 
-/** Decides when, and whether, a commit takes place. */
-export type CommitGate = (apply: () => void, request: IoRequest) => void;
+/** Decides when, and whether, a commit takes place; `apply` may be called for other contents too. */
+export type CommitGate = (apply: (contents?: IndexContents) => void, request: IoRequest) => void;
 
 const applyNow: CommitGate = (apply, request) => {
   queueMicrotask(() => {
@@ -110,8 +121,8 @@ export class MemoryIndex implements IndexStore {
         });
       },
       commit: request => {
-        const apply = () => {
-          for (const change of changes) change(this.#contents);
+        const apply = (contents = this.#contents) => {
+          for (const change of changes) change(contents);
         };
         this.#gate(apply, request);
       },

@@ -190,8 +190,7 @@ export class Oracle {
   recovered(crash: Crash, bytes: Uint8Array, newest: number): string[] {
     const now = this.#clock.tick();
     const later = this.#clock.tick();
-    const isOver = (write: TrackedWrite) =>
-      (crash === 'process' ? write.ackedAt < now : write.durable) || write.ackedAt < newest;
+    const isOver = overAfter(crash, now, newest);
     const wrong: string[] = [];
     const copies = new Map<TrackedWrite, TrackedWrite>();
     const losers = new Map<TrackedWrite, TrackedWrite>();
@@ -223,6 +222,17 @@ export class Oracle {
       this.#cells[cell] = [...others, copy];
     }
     this.#undurable = crash === 'power' ? [] : [...this.#undurable, ...losers.values(), ...copies.values()];
+    return wrong;
+  }
+
+  /** Only judges, as `recovered` does, and forgets nothing: for one of many ways in which the same moment may be seen. */
+  verdict(crash: Crash, bytes: Uint8Array, newest: number): string[] {
+    const isOver = overAfter(crash, this.#clock.tick(), newest);
+    const wrong: string[] = [];
+    for (let cell = 0; cell < bytes.length / this.cellBytes && wrong.length < 10; cell++) {
+      const found = this.#judge(cell, bytes, cell * this.cellBytes, isOver);
+      if (typeof found === 'string') wrong.push(found);
+    }
     return wrong;
   }
 
@@ -280,6 +290,11 @@ function copied(copies: Map<TrackedWrite, TrackedWrite>, original: TrackedWrite,
   if (known !== undefined) return known;
   copies.set(original, copy);
   return copy;
+}
+
+/** Which writes are over after a crash at `now`; what was asked for at `newest` is there. */
+function overAfter(crash: Crash, now: number, newest: number): (write: TrackedWrite) => boolean {
+  return write => (crash === 'process' ? write.ackedAt < now : write.durable) || write.ackedAt < newest;
 }
 
 function allowedOf(history: readonly TrackedWrite[], isOver: (write: TrackedWrite) => boolean): TrackedWrite[] {

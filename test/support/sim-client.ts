@@ -288,7 +288,7 @@ const plainRegionOfNothing: Region = plainRegion(0);
 export function readAll(volume: Volume): Promise<{ bytes: Uint8Array; errno: number }> {
   return new Promise(resolve => {
     const bytes = new Uint8Array(volume.sizeBytes);
-    const region = plainRegion(REQUEST_BYTES_MAX);
+    const region = takePayload(Math.min(REQUEST_BYTES_MAX, volume.sizeBytes));
     let at = 0;
     const request: VolumeRequest = {
       command: 'read',
@@ -307,8 +307,10 @@ export function readAll(volume: Volume): Promise<{ bytes: Uint8Array; errno: num
       completed: errno => {
         bytes.set(region.bytes.subarray(0, request.lengthBytes), at);
         at += request.lengthBytes;
-        if (errno !== 0 || at === bytes.length) resolve({ bytes, errno });
-        else next();
+        if (errno !== 0 || at === bytes.length) {
+          givePayload(region);
+          resolve({ bytes, errno });
+        } else next();
       },
     };
     const next = () => {

@@ -16,15 +16,10 @@ import type { IoRequest } from '../../src/base/io.ts';
 import type { Region } from '../../src/base/memory.ts';
 import type { DeviceFile } from '../../src/sled/device.ts';
 import type { SimLoop } from './sim-loop.ts';
+import { PAGE_BYTES, type PageChange, Pages, SECTOR_BYTES } from './sim-pages.ts';
 import type { SimRandom } from './sim-random.ts';
 
-const PAGE = 4096;
-const SECTOR = 512;
-
-interface Change {
-  readonly position: number;
-  readonly length: number;
-  /** Absent: the range is discarded. */
+interface Change extends PageChange {
   bytes: Uint8Array | undefined;
   /** A durable write: past the page cache, and on stable storage with its completion. */
   readonly durable: boolean;
@@ -34,52 +29,22 @@ interface Change {
   applied: boolean;
   /** Its completion was called, so a sync has to cover it. */
   ended: boolean;
+  /** The watcher's. */
+  number: number;
 }
 
-/** Pages by number; what is missing reads as zeroes. */
-class Pages {
-  readonly #pages = new Map<number, Uint8Array>();
-
-  read(position: number, target: Uint8Array): void {
-    for (let at = 0; at < target.length; ) {
-      const inPage = (position + at) % PAGE;
-      const length = Math.min(PAGE - inPage, target.length - at);
-      const page = this.#pages.get(Math.floor((position + at) / PAGE));
-      if (page === undefined) target.fill(0, at, at + length);
-      else target.set(page.subarray(inPage, inPage + length), at);
-      at += length;
-    }
-  }
-
-  write(position: number, source: Uint8Array): void {
-    for (let at = 0; at < source.length; ) {
-      const inPage = (position + at) % PAGE;
-      const length = Math.min(PAGE - inPage, source.length - at);
-      const number = Math.floor((position + at) / PAGE);
-      let page = this.#pages.get(number);
-      if (page === undefined) {
-        page = new Uint8Array(PAGE);
-        this.#pages.set(number, page);
-      }
-      page.set(source.subarray(at, at + length), inPage);
-      at += length;
-    }
-  }
-
-  zero(position: number, length: number): void {
-    const first = Math.floor(position / PAGE);
-    const end = Math.ceil((position + length) / PAGE);
-    if (end - first > this.#pages.size) {
-      for (const number of [...this.#pages.keys()]) if (number >= first && number < end) this.#pages.delete(number);
-    } else {
-      for (let number = first; number < end; number++) this.#pages.delete(number);
-    }
-  }
-
-  copy(other: Pages): void {
-    this.#pages.clear();
-    for (const [number, page] of other.#pages) this.#pages.set(number, page.slice());
-  }
+/**
+ * Hears of everything that decides what a loss of power may leave. It is told after a call has been taken in, and before
+ * anybody hears that it has ended.
+ */
+export interface FileWatcher {
+  /** Returns the number by which it hears of the change again. */
+  changeBegan(change: PageChange): number;
+  /** It was completed; a durable one is on stable storage. */
+  changeEnded(number: number, durable: boolean): void;
+  syncBegan(): void;
+  /** These are on stable storage now. */
+  syncEnded(numbers: readonly number[]): void;
 }
 
 /** How many in ten thousand fail with EIO. */
@@ -99,16 +64,29 @@ export class SimFile implements DeviceFile {
   canDiscard = true;
   readonly #loop: SimLoop;
   readonly #random: SimRandom;
-  readonly #cached = new Pages();
-  readonly #stable = new Pages();
+  watcher: FileWatcher | undefined;
+  readonly #cached: Pages;
+  readonly #stable: Pages;
   #unsynced: Change[] = [];
   #underWay: Change[] = [];
+  /** Counts the changes of what a read may see. */
+  #version = 0;
 
-  constructor(name: string, sizeBytes: number, mode: 'direct' | 'buffered', loop: SimLoop, random: SimRandom) {
+  /** `content` is what it holds at first, on stable storage; it is not changed. */
+  constructor(
+    name: string,
+    sizeBytes: number,
+    mode: 'direct' | 'buffered',
+    loop: SimLoop,
+    random: SimRandom,
+    content?: Pages,
+  ) {
+    this.#cached = new Pages(content);
+    this.#stable = new Pages(content);
     this.name = name;
     this.sizeBytes = sizeBytes;
     this.mode = mode;
-    this.alignmentBytes = mode === 'direct' ? PAGE : 1;
+    this.alignmentBytes = mode === 'direct' ? PAGE_BYTES : 1;
     this.#loop = loop;
     this.#random = random;
   }
@@ -119,14 +97,15 @@ export class SimFile implements DeviceFile {
     const failed = this.#random.below(10_000) < this.faults.readPerMyriad;
     const early = this.#random.below(3);
     if (early > 0) this.#cached.read(position, target);
+    const version = this.#version;
     this.#loop.post(() => {
       if (early === 0) {
         this.#cached.read(position, target);
-      } else if (early === 1) {
+      } else if (early === 1 && version !== this.#version) {
         const now = new Uint8Array(length);
         this.#cached.read(position, now);
-        for (let at = 0; at < length; at += SECTOR) {
-          if (this.#random.chance(50)) target.set(now.subarray(at, at + SECTOR), at);
+        for (let at = 0; at < length; at += SECTOR_BYTES) {
+          if (this.#random.chance(50)) target.set(now.subarray(at, at + SECTOR_BYTES), at);
         }
       }
       request.ioCompleted(failed ? -EIO : length);
@@ -138,7 +117,10 @@ export class SimFile implements DeviceFile {
   }
 
   writeDurable(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
-    assert(position % PAGE === 0 && length % PAGE === 0 && offset % PAGE === 0, 'a durable write is of whole pages');
+    assert(
+      position % PAGE_BYTES === 0 && length % PAGE_BYTES === 0 && offset % PAGE_BYTES === 0,
+      'a durable write is of whole pages',
+    );
     const meets = this.#unsynced.some(other => overlap(other, { position, length }));
     assert(!meets, 'nothing that a durable write overwrites waits for a sync');
     this.#write(position, region, offset, length, true, request);
@@ -155,6 +137,7 @@ export class SimFile implements DeviceFile {
       source: { region, offset },
       applied: false,
       ended: false,
+      number: 0,
     };
     this.#begin(change);
     if (this.#random.chance(50)) this.#applyThrough(change);
@@ -181,11 +164,14 @@ export class SimFile implements DeviceFile {
       this.#unsynced.filter((change, i) => i <= last && (change.ended || this.mode === 'buffered')),
     );
     const failed = this.#random.below(10_000) < this.faults.syncPerMyriad;
+    this.watcher?.syncBegan();
     this.#loop.post(() => {
       if (!failed) {
         // Another sync may have ended first, and newer changes of the same places with it.
-        for (const change of this.#unsynced) if (covered.has(change)) applyTo(this.#stable, change);
+        const synced = this.#unsynced.filter(change => covered.has(change));
+        for (const change of synced) this.#stable.apply(change);
         this.#unsynced = this.#unsynced.filter(change => !covered.has(change));
+        this.watcher?.syncEnded(synced.map(change => change.number));
       }
       request.ioCompleted(failed ? -EIO : 0);
     });
@@ -205,6 +191,7 @@ export class SimFile implements DeviceFile {
       source: undefined,
       applied: false,
       ended: false,
+      number: 0,
     };
     this.#begin(change);
     this.#loop.post(() => {
@@ -234,14 +221,13 @@ export class SimFile implements DeviceFile {
       const fate = this.#random.below(3);
       if (fate === 0) continue;
       if (fate === 1 || change.bytes === undefined) {
-        applyTo(this.#stable, change);
+        this.#stable.apply(change);
         continue;
       }
-      for (let at = 0; at < change.length; at += SECTOR) {
-        if (this.#random.chance(50)) this.#stable.write(change.position + at, change.bytes.subarray(at, at + SECTOR));
-      }
+      this.#stable.applySome(change, () => this.#random.chance(50));
     }
     this.#unsynced = [];
+    this.#version++;
     this.#cached.copy(this.#stable);
   }
 
@@ -251,11 +237,15 @@ export class SimFile implements DeviceFile {
       assert(!overlap(change, other), `two changes of ${this.name} that are under way do not overlap`);
     }
     this.#underWay.push(change);
+    if (this.watcher === undefined) return;
+    const { position, length } = change;
+    change.number = this.watcher.changeBegan({ position, length, bytes: copyOfSource(change) });
   }
 
   #end(change: Change): void {
     change.ended = true;
     this.#underWay.splice(this.#underWay.indexOf(change), 1);
+    this.watcher?.changeEnded(change.number, change.durable);
   }
 
   /** Puts a change into the page cache, behind those that were called before it where the order counts. */
@@ -270,18 +260,20 @@ export class SimFile implements DeviceFile {
   }
 
   #apply(change: Change): void {
-    if (change.source !== undefined) {
-      const { region, offset } = change.source;
-      change.bytes = region.bytes.slice(offset, offset + change.length);
-    }
+    change.bytes = copyOfSource(change);
     change.applied = true;
-    applyTo(this.#cached, change);
+    this.#applyToCache(change);
     this.#unsynced.push(change);
+  }
+
+  #applyToCache(change: PageChange): void {
+    this.#version++;
+    this.#cached.apply(change);
   }
 
   /** The change is on stable storage. */
   #settle(change: Change): void {
-    applyTo(this.#stable, change);
+    this.#stable.apply(change);
     this.#unsynced.splice(this.#unsynced.indexOf(change), 1);
   }
 
@@ -298,10 +290,10 @@ export class SimFile implements DeviceFile {
     const bytes = region.bytes.slice(offset, offset + change.length);
     // A prefix is what an interrupted copy leaves; a device may also have taken any of the sectors.
     const prefix = (this.mode === 'buffered' && !change.durable) || this.#random.chance(50);
-    const end = SECTOR * this.#random.below(change.length / SECTOR + 1);
-    for (let at = 0; at < change.length; at += SECTOR) {
+    const end = SECTOR_BYTES * this.#random.below(change.length / SECTOR_BYTES + 1);
+    for (let at = 0; at < change.length; at += SECTOR_BYTES) {
       if (prefix ? at >= end : this.#random.chance(50)) continue;
-      const part = bytes.subarray(at, at + SECTOR);
+      const part = bytes.subarray(at, at + SECTOR_BYTES);
       const position = change.position + at;
       const sector: Change = {
         position,
@@ -311,8 +303,9 @@ export class SimFile implements DeviceFile {
         source: undefined,
         applied: true,
         ended: true,
+        number: 0,
       };
-      applyTo(this.#cached, sector);
+      this.#applyToCache(sector);
       this.#unsynced.push(sector);
     }
   }
@@ -329,7 +322,8 @@ function overlap(one: Pick<Change, 'position' | 'length'>, other: Pick<Change, '
   return one.position < other.position + other.length && other.position < one.position + one.length;
 }
 
-function applyTo(pages: Pages, change: Change): void {
-  if (change.bytes === undefined) pages.zero(change.position, change.length);
-  else pages.write(change.position, change.bytes);
+function copyOfSource(change: Change): Uint8Array | undefined {
+  if (change.source === undefined) return undefined;
+  const { region, offset } = change.source;
+  return region.bytes.slice(offset, offset + change.length);
 }

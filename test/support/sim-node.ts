@@ -51,6 +51,22 @@ export interface SimTrouble {
 const NO_FAULTS: SimFaults = { readPerMyriad: 0, writePerMyriad: 0, syncPerMyriad: 0 };
 export const NO_TROUBLE: SimTrouble = { device: NO_FAULTS, log: NO_FAULTS, indexPerMyriad: 0 };
 
+/** What outlives a node. */
+export interface SimDisks {
+  readonly devices: readonly SimFile[];
+  readonly segments: readonly SimFile[];
+  readonly contents: IndexContents;
+}
+
+/** Hears of everything that decides what a loss of power may leave. */
+export interface NodeWatcher {
+  /** A file is there now; it may be given a watcher of its own. */
+  fileMade(file: SimFile): void;
+  commitBegan(apply: (contents: IndexContents) => void): void;
+  /** The oldest one under way has taken place. */
+  commitEnded(): void;
+}
+
 interface QueuedCommit {
   readonly apply: () => void;
 }
@@ -64,7 +80,8 @@ export class SimNode {
   readonly rows: RecoveryRow[] = [];
   stuck = '';
   readonly #random: SimRandom;
-  readonly #contents = new IndexContents();
+  readonly #contents: IndexContents;
+  readonly #watcher: NodeWatcher | undefined;
   #commits: QueuedCommit[] = [];
   #regions = new SimRegions();
   #indexPerMyriad = 0;
@@ -73,15 +90,29 @@ export class SimNode {
   #head: Head | undefined;
   #destage: Destage | undefined;
 
-  constructor(random: SimRandom, options: SimNodeOptions) {
+  /** `found` gives what an earlier node has left; else all is new. */
+  constructor(
+    random: SimRandom,
+    options: SimNodeOptions,
+    { found, watcher }: { found?: (loop: SimLoop) => SimDisks; watcher?: NodeWatcher } = {},
+  ) {
     this.#random = random;
     this.options = options;
+    this.#watcher = watcher;
     this.loop = new SimLoop(random);
+    const disks = found?.(this.loop);
+    this.#contents = disks?.contents ?? new IndexContents();
+    if (disks !== undefined) {
+      this.devices.push(...disks.devices);
+      this.segments.push(...disks.segments);
+      return;
+    }
     for (let number = 0; number < options.devices; number++) {
       const bytes = FIRST_COLUMN_POSITION + options.columnsPerDevice * columnBytes;
       const device = new SimFile(`device ${number}`, bytes, 'direct', this.loop, random);
       device.canDiscard = options.canDiscard;
       this.devices.push(device);
+      this.#watcher?.fileMade(device);
     }
   }
 
@@ -336,6 +367,7 @@ export class SimNode {
     return (apply, request) => {
       const commit: QueuedCommit = { apply };
       this.#commits.push(commit);
+      this.#watcher?.commitBegan(apply);
       const attempt = () => {
         if (this.#commits[0] !== commit) {
           this.loop.post(attempt);
@@ -344,7 +376,10 @@ export class SimNode {
         this.#commits.shift();
         // An index that has failed takes no further commit, until the node is started again.
         this.#indexFailed ||= this.#random.below(10_000) < this.#indexPerMyriad;
-        if (!this.#indexFailed) apply();
+        if (!this.#indexFailed) {
+          apply();
+          this.#watcher?.commitEnded();
+        }
         request.ioCompleted(this.#indexFailed ? -EIO : 0);
       };
       this.loop.post(attempt);
@@ -358,6 +393,7 @@ export class SimNode {
         const file = new SimFile(`segment ${this.segments.length}`, segmentBytes, 'buffered', this.loop, this.#random);
         file.faults = this.#logFaults;
         this.segments.push(file);
+        this.#watcher?.fileMade(file);
         resolve(file);
       });
     });
