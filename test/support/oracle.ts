@@ -185,18 +185,33 @@ export class Oracle {
 
   /**
    * Judges the whole volume after a crash and recovery, and goes on from what is there. `newest` as of `newestOf`.
-   * Returns up to ten sentences about cells that have values they may not have.
+   * Returns up to ten sentences about cells that have values they may not have. Cells that are not `readable` may still
+   * have any of theirs. `promised` says of which crash the promises have to be kept: where data is damaged, too, a node may
+   * keep fewer. With 'nothing' there is still neither a hole in the sequence nor a value that was never written.
    */
-  recovered(crash: Crash, bytes: Uint8Array, newest: number): string[] {
+  recovered(
+    crash: Crash,
+    bytes: Uint8Array,
+    newest: number,
+    readable: (cell: number) => boolean = () => true,
+    promised: Crash | 'nothing' = crash,
+  ): string[] {
     const now = this.#clock.tick();
     const later = this.#clock.tick();
-    const isOver = overAfter(crash, now, newest);
+    const isOver = overAfter(promised, now, newest);
     const wrong: string[] = [];
     const copies = new Map<TrackedWrite, TrackedWrite>();
     const losers = new Map<TrackedWrite, TrackedWrite>();
     // A volume that has lost its growth has lost what was written there.
     this.#cells.length = Math.min(this.#cells.length, bytes.length / this.cellBytes);
+    // Those that had no answer may lie in the log below the one that is there now, and come up when it is lost.
+    const ended = (write: TrackedWrite) =>
+      write.ackedAt < now ? write : copied(losers, write, { ...write, ackedAt: now, durable: false });
     for (let cell = 0; cell < bytes.length / this.cellBytes; cell++) {
+      if (!readable(cell)) {
+        this.#cells[cell] = this.#cells[cell]?.map(ended);
+        continue;
+      }
       const found = this.#judge(cell, bytes, cell * this.cellBytes, isOver);
       if (typeof found === 'string') {
         wrong.push(found);
@@ -215,11 +230,7 @@ export class Oracle {
         this.#cells[cell] = [copy];
         continue;
       }
-      // Those that had no answer may lie in the log below the one that is there now, and come up when it is lost.
-      const others = history.map(write =>
-        write.ackedAt < now ? write : copied(losers, write, { ...write, ackedAt: now, durable: false }),
-      );
-      this.#cells[cell] = [...others, copy];
+      this.#cells[cell] = [...history.map(ended), copy];
     }
     this.#undurable = crash === 'power' ? [] : [...this.#undurable, ...losers.values(), ...copies.values()];
     return wrong;
@@ -293,8 +304,14 @@ function copied(copies: Map<TrackedWrite, TrackedWrite>, original: TrackedWrite,
 }
 
 /** Which writes are over after a crash at `now`; what was asked for at `newest` is there. */
-function overAfter(crash: Crash, now: number, newest: number): (write: TrackedWrite) => boolean {
-  return write => (crash === 'process' ? write.ackedAt < now : write.durable) || write.ackedAt < newest;
+function overAfter(promised: Crash | 'nothing', now: number, newest: number): (write: TrackedWrite) => boolean {
+  const isKept: Readonly<Record<Crash | 'nothing', (write: TrackedWrite) => boolean>> = {
+    process: write => write.ackedAt < now,
+    power: write => write.durable,
+    nothing: () => false,
+  };
+  const kept = isKept[promised];
+  return write => kept(write) || write.ackedAt < newest;
 }
 
 function allowedOf(history: readonly TrackedWrite[], isOver: (write: TrackedWrite) => boolean): TrackedWrite[] {

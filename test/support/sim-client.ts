@@ -49,6 +49,8 @@ export class SimClient {
   /** Errors are expected: they are counted and not reported. */
   errorsExpected = false;
   errors = 0;
+  /** Whether the log has failed: then nothing that changes or flushes a volume is answered as done any more. */
+  isSealed: () => boolean = () => false;
   inFlight = 0;
   done = 0;
   /** Op number that is certain to survive a crash of the process, and of the power. */
@@ -242,6 +244,9 @@ class ClientRequest implements VolumeRequest {
       client.errors++;
       if (!client.errorsExpected) client.problem(`${this.command} failed with ${errno}`);
     }
+    const promises = this.#write !== undefined || this.command === 'flush';
+    if (errno === 0 && promises && client.isSealed())
+      client.problem(`${this.command} succeeds after the log has failed`);
     switch (this.command) {
       case 'write':
       case 'writeZeroes':
@@ -284,12 +289,22 @@ class ClientRequest implements VolumeRequest {
 
 const plainRegionOfNothing: Region = plainRegion(0);
 
-/** Reads all of a volume in requests of its own, for the verdict after a crash. */
-export function readAll(volume: Volume): Promise<{ bytes: Uint8Array; errno: number }> {
+/** What a volume holds, for the verdict after a crash; `errno` is the last one, if any. */
+export interface VolumeContent {
+  readonly bytes: Uint8Array;
+  errno: number;
+  /** Blocks that cannot be read, when `readAll` was asked to go on behind them. */
+  readonly unreadable: Set<number>;
+}
+
+/** Reads all of a volume in requests of its own. */
+export function readAll(volume: Volume, onErrors: 'stop' | 'go on' = 'stop'): Promise<VolumeContent> {
   return new Promise(resolve => {
-    const bytes = new Uint8Array(volume.sizeBytes);
+    const content: VolumeContent = { bytes: new Uint8Array(volume.sizeBytes), errno: 0, unreadable: new Set() };
+    const { bytes } = content;
     const region = takePayload(Math.min(REQUEST_BYTES_MAX, volume.sizeBytes));
     let at = 0;
+    let lengthMax = REQUEST_BYTES_MAX;
     const request: VolumeRequest = {
       command: 'read',
       offsetBytes: 0,
@@ -305,17 +320,25 @@ export function readAll(volume: Volume): Promise<{ bytes: Uint8Array; errno: num
       addHole: () => {},
       addExtent: () => {},
       completed: errno => {
-        bytes.set(region.bytes.subarray(0, request.lengthBytes), at);
+        if (errno !== 0) content.errno = errno;
+        if (errno !== 0 && onErrors === 'go on' && request.lengthBytes > BLOCK_BYTES) {
+          // Block by block from here on.
+          lengthMax = BLOCK_BYTES;
+          next();
+          return;
+        }
+        if (errno === 0) bytes.set(region.bytes.subarray(0, request.lengthBytes), at);
+        else content.unreadable.add(at / BLOCK_BYTES);
         at += request.lengthBytes;
-        if (errno !== 0 || at === bytes.length) {
+        if ((errno !== 0 && onErrors === 'stop') || at === bytes.length) {
           givePayload(region);
-          resolve({ bytes, errno });
+          resolve(content);
         } else next();
       },
     };
     const next = () => {
       request.offsetBytes = at;
-      request.lengthBytes = Math.min(REQUEST_BYTES_MAX, bytes.length - at);
+      request.lengthBytes = Math.min(lengthMax, bytes.length - at);
       volume.submit(request);
     };
     next();

@@ -2,6 +2,16 @@
  * A file in memory that can lose power: the simulated `BlockFile`. It knows what is in the page cache, what is on stable
  * storage, and what lies between: writes that were completed but not synced, and writes under way.
  *
+ * Fault model, each of it a share of the I/Os while `faults` says so:
+ * - EIO: a read brings nothing; a write is torn (none, all or some of its sectors); a sync has done nothing, and its
+ *   writes are still to be synced; or (`forgets`, as Linux does) they count as clean from then on, so that later syncs
+ *   succeed without them: they can be read until the power goes.
+ * - rot: a bit of a page that was once written flips, in the cache and on stable storage alike.
+ * - stray: a write is answered as done, but lies at another place that was written before, and its own is as it was.
+ * - slow: an I/O ends up to some seconds of virtual time later.
+ * `damaged` has the pages that rot and stray writes may have spoilt. A file that cannot be made (ENOSPC) is the node's
+ * affair; what never happens: a torn sector, a sync that lies, damage to what is being read.
+ *
  * Invariants:
  * - A read gives what was there at its start, at its end, or a mix by sectors.
  * - A sync covers exactly the writes that had completed when it was called; a durable write covers itself.
@@ -29,6 +39,8 @@ interface Change extends PageChange {
   applied: boolean;
   /** Its completion was called, so a sync has to cover it. */
   ended: boolean;
+  /** It lies at another place than the one that was asked for. */
+  stray: boolean;
   /** The watcher's. */
   number: number;
 }
@@ -52,7 +64,13 @@ export interface SimFaults {
   readonly readPerMyriad: number;
   readonly writePerMyriad: number;
   readonly syncPerMyriad: number;
+  readonly forgets?: boolean;
+  readonly rotPerMyriad?: number;
+  readonly strayPerMyriad?: number;
+  readonly slowPerMyriad?: number;
 }
+
+const SLOW_MS_MAX = 3000;
 
 export class SimFile implements DeviceFile {
   readonly kind = 'file';
@@ -62,6 +80,12 @@ export class SimFile implements DeviceFile {
   readonly mode: 'direct' | 'buffered';
   faults: SimFaults = { readPerMyriad: 0, writePerMyriad: 0, syncPerMyriad: 0 };
   canDiscard = true;
+  /** How often anything went wrong. */
+  faultCount = 0;
+  /** The cache holds what a failed sync will never bring to stable storage. */
+  hasForgotten = false;
+  /** Numbers of pages. */
+  readonly damaged = new Set<number>();
   readonly #loop: SimLoop;
   readonly #random: SimRandom;
   watcher: FileWatcher | undefined;
@@ -94,11 +118,11 @@ export class SimFile implements DeviceFile {
   read(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
     this.#check(position, offset, length, region);
     const target = region.bytes.subarray(offset, offset + length);
-    const failed = this.#random.below(10_000) < this.faults.readPerMyriad;
+    const failed = this.#happens(this.faults.readPerMyriad);
     const early = this.#random.below(3);
     if (early > 0) this.#cached.read(position, target);
     const version = this.#version;
-    this.#loop.post(() => {
+    this.#later(() => {
       if (early === 0) {
         this.#cached.read(position, target);
       } else if (early === 1 && version !== this.#version) {
@@ -128,24 +152,27 @@ export class SimFile implements DeviceFile {
 
   #write(position: number, region: Region, offset: number, length: number, durable: boolean, request: IoRequest): void {
     this.#check(position, offset, length, region);
-    const failed = this.#random.below(10_000) < this.faults.writePerMyriad;
+    const failed = this.#happens(this.faults.writePerMyriad);
+    const stray = this.#happens(this.faults.strayPerMyriad);
     const change: Change = {
-      position,
+      position: stray ? this.#astray(position, length) : position,
       length,
       durable,
       bytes: undefined,
       source: { region, offset },
       applied: false,
       ended: false,
+      stray,
       number: 0,
     };
     this.#begin(change);
     if (this.#random.chance(50)) this.#applyThrough(change);
-    this.#loop.post(() => {
+    this.#later(() => {
       if (failed) this.#tear(change);
       else this.#applyThrough(change);
       if (durable && !failed) this.#settle(change);
       this.#end(change);
+      if (this.#happens(this.faults.rotPerMyriad)) this.#rot();
       request.ioCompleted(failed ? -EIO : length);
     });
   }
@@ -153,8 +180,8 @@ export class SimFile implements DeviceFile {
   /** A loss of power may keep what was not synced anyway: nothing has to move for it. */
   writeBack(position: number, length: number, request: IoRequest): void {
     assert(position >= 0 && length > 0 && position + length <= this.sizeBytes, 'a write-back is inside of the file');
-    const failed = this.#random.below(10_000) < this.faults.syncPerMyriad;
-    this.#loop.post(() => request.ioCompleted(failed ? -EIO : 0));
+    const failed = this.#happens(this.faults.syncPerMyriad);
+    this.#later(() => request.ioCompleted(failed ? -EIO : 0));
   }
 
   sync(request: IoRequest): void {
@@ -163,15 +190,18 @@ export class SimFile implements DeviceFile {
     const covered = new Set(
       this.#unsynced.filter((change, i) => i <= last && (change.ended || this.mode === 'buffered')),
     );
-    const failed = this.#random.below(10_000) < this.faults.syncPerMyriad;
+    const failed = this.#happens(this.faults.syncPerMyriad);
     this.watcher?.syncBegan();
-    this.#loop.post(() => {
+    this.#later(() => {
       if (!failed) {
         // Another sync may have ended first, and newer changes of the same places with it.
         const synced = this.#unsynced.filter(change => covered.has(change));
         for (const change of synced) this.#stable.apply(change);
         this.#unsynced = this.#unsynced.filter(change => !covered.has(change));
         this.watcher?.syncEnded(synced.map(change => change.number));
+      } else if (this.faults.forgets === true) {
+        this.#unsynced = this.#unsynced.filter(change => !covered.has(change));
+        this.hasForgotten = true;
       }
       request.ioCompleted(failed ? -EIO : 0);
     });
@@ -180,7 +210,7 @@ export class SimFile implements DeviceFile {
   discard(position: number, length: number, request: IoRequest): void {
     assert(position >= 0 && position + length <= this.sizeBytes, 'a discard is inside of the file');
     if (!this.canDiscard) {
-      this.#loop.post(() => request.ioCompleted(-EOPNOTSUPP));
+      this.#later(() => request.ioCompleted(-EOPNOTSUPP));
       return;
     }
     const change: Change = {
@@ -191,10 +221,11 @@ export class SimFile implements DeviceFile {
       source: undefined,
       applied: false,
       ended: false,
+      stray: false,
       number: 0,
     };
     this.#begin(change);
-    this.#loop.post(() => {
+    this.#later(() => {
       this.#applyThrough(change);
       this.#end(change);
       request.ioCompleted(0);
@@ -227,12 +258,57 @@ export class SimFile implements DeviceFile {
       this.#stable.applySome(change, () => this.#random.chance(50));
     }
     this.#unsynced = [];
+    this.hasForgotten = false;
     this.#version++;
     this.#cached.copy(this.#stable);
   }
 
+  #happens(perMyriad = 0): boolean {
+    const happens = perMyriad > 0 && this.#random.below(10_000) < perMyriad;
+    if (happens) this.faultCount++;
+    return happens;
+  }
+
+  #later(completion: () => void): void {
+    if (!this.#happens(this.faults.slowPerMyriad)) this.#loop.post(completion);
+    else this.#loop.after(this.#random.between(1, SLOW_MS_MAX), () => this.#loop.post(completion));
+  }
+
+  /** Page number of anything that was ever written, or undefined. */
+  #writtenPage(): number | undefined {
+    const pages = this.#cached.numbers();
+    return pages.length === 0 ? undefined : this.#random.oneOf(pages);
+  }
+
+  #rot(): void {
+    const page = this.#writtenPage();
+    if (page === undefined) return;
+    this.damaged.add(page);
+    this.#version++;
+    const position = page * PAGE_BYTES + this.#random.below(PAGE_BYTES);
+    const bit = 1 << this.#random.below(8);
+    for (const pages of [this.#cached, this.#stable]) {
+      const byte = new Uint8Array(1);
+      pages.read(position, byte);
+      byte[0] ^= bit;
+      pages.write(position, byte);
+    }
+  }
+
+  /** Where a write of the range goes instead. */
+  #astray(position: number, length: number): number {
+    const page = this.#writtenPage() ?? Math.floor(position / PAGE_BYTES);
+    const place = Math.min(page * PAGE_BYTES, this.sizeBytes - length);
+    for (let at = 0; at < length; at += PAGE_BYTES) {
+      this.damaged.add((position + at) / PAGE_BYTES);
+      this.damaged.add((place + at) / PAGE_BYTES);
+    }
+    return place;
+  }
+
   #begin(change: Change): void {
     for (const other of this.#underWay) {
+      if (change.stray || other.stray) continue;
       if (this.mode === 'buffered' && !change.durable && !other.durable) continue;
       assert(!overlap(change, other), `two changes of ${this.name} that are under way do not overlap`);
     }
@@ -303,6 +379,7 @@ export class SimFile implements DeviceFile {
         source: undefined,
         applied: true,
         ended: true,
+        stray: false,
         number: 0,
       };
       this.#applyToCache(sector);

@@ -4,9 +4,9 @@
  */
 import { BouncePool } from '../../src/base/bounce-pool.ts';
 import { EIO } from '../../src/base/errno.ts';
+import { SledgeError } from '../../src/base/errors.ts';
 import { completion } from '../../src/base/io-wait.ts';
 import { columnBytes } from '../../src/base/limits.ts';
-import { locationOf } from '../../src/base/location.ts';
 import type { Epoch, LogPosition, OpNumber, VolumeNumber } from '../../src/base/units.ts';
 import { Destage } from '../../src/head/destage.ts';
 import { DiscardedSpace } from '../../src/head/discarded-space.ts';
@@ -25,6 +25,7 @@ import { Overlay } from '../../src/volume/overlay.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import { type CommitGate, IndexContents, MemoryIndex } from './memory-index.ts';
 import type { Crash } from './oracle.ts';
+import { compareParts } from './sim-audit.ts';
 import { type SimFaults, SimFile } from './sim-file.ts';
 import { SimLoop } from './sim-loop.ts';
 import { SimRegions, simChecksums } from './sim-memory.ts';
@@ -46,10 +47,12 @@ export interface SimTrouble {
   readonly device: SimFaults;
   readonly log: SimFaults;
   readonly indexPerMyriad: number;
+  /** Of segments that cannot be made: ENOSPC. */
+  readonly segmentPerMyriad: number;
 }
 
 const NO_FAULTS: SimFaults = { readPerMyriad: 0, writePerMyriad: 0, syncPerMyriad: 0 };
-export const NO_TROUBLE: SimTrouble = { device: NO_FAULTS, log: NO_FAULTS, indexPerMyriad: 0 };
+export const NO_TROUBLE: SimTrouble = { device: NO_FAULTS, log: NO_FAULTS, indexPerMyriad: 0, segmentPerMyriad: 0 };
 
 /** What outlives a node. */
 export interface SimDisks {
@@ -84,7 +87,11 @@ export class SimNode {
   readonly #watcher: NodeWatcher | undefined;
   #commits: QueuedCommit[] = [];
   #regions = new SimRegions();
+  /** Since the node was started. */
+  logFailed = false;
   #indexPerMyriad = 0;
+  #segmentPerMyriad = 0;
+  #segmentsRefused = 0;
   #indexFailed = false;
   #logFaults = NO_FAULTS;
   #head: Head | undefined;
@@ -126,12 +133,27 @@ export class SimNode {
     return this.#destage;
   }
 
+  /** Pages of the devices that rot or stray writes may have spoilt. */
+  get damagedPages(): number {
+    return this.devices.reduce((sum, device) => sum + device.damaged.size, 0);
+  }
+
+  /** How often something went wrong in files, index commits not counted. */
+  get faultCount(): number {
+    return [...this.devices, ...this.segments].reduce((sum, file) => sum + file.faultCount, this.#segmentsRefused);
+  }
+
+  get hasForgotten(): boolean {
+    return [...this.devices, ...this.segments].some(file => file.hasForgotten);
+  }
+
   get commitsUnderWay(): number {
     return this.#commits.length;
   }
 
   trouble(trouble: SimTrouble): void {
     this.#indexPerMyriad = trouble.indexPerMyriad;
+    this.#segmentPerMyriad = trouble.segmentPerMyriad;
     this.#logFaults = trouble.log;
     for (const device of this.devices) device.faults = trouble.device;
     for (const segment of this.segments) segment.faults = trouble.log;
@@ -146,6 +168,7 @@ export class SimNode {
     this.loop.crash();
     // A commit that was asked for may be there; never one without those before it.
     this.#indexFailed = false;
+    this.logFailed = false;
     const survivors = this.#random.below(this.#commits.length + 1);
     for (const commit of this.#commits.slice(0, survivors)) commit.apply();
     this.#commits = [];
@@ -226,49 +249,7 @@ export class SimNode {
       }
       await loop.until(this.destage.all());
     }
-    const wrong: string[] = [];
-    if (head.overlay.blockCount + head.overlay.chunkCount > 0) {
-      wrong.push(`the overlay holds ${head.overlay.blockCount} blocks, ${head.overlay.chunkCount} chunks`);
-    }
-    if (head.overlay.fill > 0) wrong.push(`rows of the overlay stay reserved: ${head.overlay.fill}`);
-    if (head.slots.retiredCount > 0) wrong.push(`${head.slots.retiredCount} slots are retired still`);
-    const named = new Set<number>();
-    for (const [number, chunks] of this.#contents.chunks) {
-      const volume = head.volume(number);
-      if (volume === undefined) {
-        if (chunks.size > 0) wrong.push(`${chunks.size} chunks of a volume that is gone`);
-        continue;
-      }
-      for (const [chunk, entry] of chunks) {
-        if (named.has(entry.location)) wrong.push(`location ${entry.location} is of two chunks (${chunk})`);
-        named.add(entry.location);
-        if (chunk * volume.chunkBytes >= volume.sizeBytes) wrong.push(`chunk ${chunk} is beyond the end`);
-      }
-      const used = head.slots.usedBytes(number);
-      if (used !== chunks.size * volume.chunkBytes) {
-        wrong.push(`${volume.name} uses ${used} bytes for ${chunks.size} chunks of ${volume.chunkBytes}`);
-      }
-    }
-    let marked = 0;
-    for (const column of this.#contents.columns.values()) {
-      const device = head.sled.device(column.device);
-      for (let slot = 0; slot < columnBytes / column.chunkBytes; slot++) {
-        if ((column.slots[slot >>> 5] & (1 << (slot & 31))) === 0) continue;
-        marked++;
-        const location = locationOf(column.device, device.columnPosition(column.column) + slot * column.chunkBytes);
-        if (!named.has(location)) wrong.push(`slot ${location} is marked, but no chunk is there`);
-      }
-    }
-    if (marked !== named.size) wrong.push(`${marked} slots are marked for ${named.size} chunks`);
-    const columns = new Set(
-      [...named].map(location => Math.floor((location * 4096 - FIRST_COLUMN_POSITION) / columnBytes)),
-    );
-    const total = this.options.devices * this.options.columnsPerDevice;
-    // Locations of other devices are far apart, so columns are told apart by this too.
-    if (head.slots.freeColumns !== total - columns.size) {
-      wrong.push(`${head.slots.freeColumns} of ${total} columns are free; ${columns.size} are in use`);
-    }
-    return wrong;
+    return compareParts(head, this.#contents, this.options);
   }
 
   async #open(): Promise<void> {
@@ -352,10 +333,10 @@ export class SimNode {
       checksums: simChecksums,
       segmentBytes: options.segmentBytes,
       events: {
-        logFailed: () => {},
-        corruptionFound: (volume, block, place) => {
-          this.corruptions.push(`${volume} block ${block} at ${JSON.stringify(place)}`);
+        logFailed: () => {
+          this.logFailed = true;
         },
+        corruptionFound: (volume, block, where) => void this.corruptions.push(`${volume} block ${block} at ${where}`),
       },
     });
     for (const entry of index.volumes()) head.addVolume(entry);
@@ -387,8 +368,13 @@ export class SimNode {
   }
 
   #createSegment(): Promise<SimFile> {
-    return new Promise(resolve => {
+    return new Promise((resolve, reject) => {
       this.loop.post(() => {
+        if (this.#random.below(10_000) < this.#segmentPerMyriad) {
+          this.#segmentsRefused++;
+          reject(new SledgeError('io', 'no space for a segment'));
+          return;
+        }
         const { segmentBytes } = this.options;
         const file = new SimFile(`segment ${this.segments.length}`, segmentBytes, 'buffered', this.loop, this.#random);
         file.faults = this.#logFaults;

@@ -48,7 +48,7 @@ export class Pages {
     const end = Math.ceil((position + length) / PAGE_BYTES);
     for (const number of [...this.#pages.keys()]) if (number >= first && number < end) this.#pages.delete(number);
     if (this.#base === undefined) return;
-    for (const number of this.#base.#numbers()) {
+    for (const number of this.#base.numbers()) {
       if (number >= first && number < end) this.#pages.set(number, undefined);
     }
   }
@@ -89,8 +89,11 @@ export class Pages {
     return page;
   }
 
-  *#numbers(): Iterable<number> {
-    yield* this.#pages.keys();
-    if (this.#base !== undefined) yield* this.#base.#numbers();
+  /** Of the pages that are there. */
+  numbers(): number[] {
+    const own = this.#pages;
+    const below = this.#base?.numbers().filter(number => !own.has(number)) ?? [];
+    for (const [number, page] of own) if (page !== undefined) below.push(number);
+    return below;
   }
 }

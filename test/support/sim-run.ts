@@ -6,10 +6,12 @@
  * What a run finds wrong stands in `problems`; a broken invariant of the product throws, or ends the process when it breaks
  * behind a promise that nobody waits for.
  */
+import { assertNever } from '../../src/base/assert.ts';
 import { BLOCK_BYTES, KIB } from '../../src/base/units.ts';
+import type { Volume } from '../../src/volume/volume.ts';
 import type { Crash } from './oracle.ts';
 import { Oracle, OracleClock } from './oracle.ts';
-import { type Mix, readAll, type Shape, SimClient } from './sim-client.ts';
+import { type Mix, readAll, type Shape, SimClient, type VolumeContent } from './sim-client.ts';
 import { settled } from './sim-loop.ts';
 import { NO_TROUBLE, SimNode, type SimTrouble } from './sim-node.ts';
 import { SimRandom } from './sim-random.ts';
@@ -22,8 +24,42 @@ const SHAPES: readonly (readonly Shape[])[] = [
   ['chunks'],
 ];
 
-export const TROUBLES = ['none', 'device', 'log', 'index', 'space'] as const;
+/**
+ * What goes wrong in a run beside crashes, and what is allowed then. In all of them: never a wrong byte, never the loss of
+ * what a crash has to keep, and nothing is answered as done after the log has failed.
+ *
+ *   none        no request fails, all are answered
+ *   device      EIO of devices; requests may fail
+ *   log         EIO of the log
+ *   index       commits fail
+ *   space       devices are full
+ *   rot         bits of devices flip: so many blocks may be unreadable, no more; and since a recovery cannot tell damage
+ *               from what a loss of power left undone, a crash of the process may cost what was not flushed. When it takes
+ *               the end of the log for torn (a bulk operation whose data is damaged, and no later record says that it was
+ *               durable), it drops what follows, flushed or not: then only order and values are judged
+ *   stray       writes to devices go astray: the same, with the blocks of both places
+ *   segment     log segments cannot be made: requests may wait, none fails
+ *   slow        I/Os take up to seconds: none fails, all are answered
+ *   forgetful   a failed sync has lost its writes, though later ones succeed; the next crash loses power, if any does: a
+ *               node that is started again over a page cache like this takes for durable what is not
+ */
+export const TROUBLES = [
+  'none',
+  'device',
+  'log',
+  'index',
+  'space',
+  'rot',
+  'stray',
+  'segment',
+  'slow',
+  'forgetful',
+] as const;
 export type Trouble = (typeof TROUBLES)[number];
+
+const HARMLESS: ReadonlySet<Trouble> = new Set(['none', 'slow']);
+const ERRORLESS: ReadonlySet<Trouble> = new Set(['none', 'slow', 'segment']);
+const DAMAGING: ReadonlySet<Trouble> = new Set(['rot', 'stray']);
 
 /** What runs add up to. */
 export class SimCounts {
@@ -34,6 +70,9 @@ export class SimCounts {
   audits = 0;
   turns = 0;
   virtualMs = 0;
+  /** Faults of files, and blocks that could not be read after a crash. */
+  faults = 0;
+  unreadable = 0;
 }
 
 export interface SimRunOptions {
@@ -64,7 +103,7 @@ export class SimRun {
     this.#powerLoss = options.crash === 'power';
     this.#tell = options.tell ?? (() => {});
     this.#counts = counts;
-    const drawn: Trouble = random.chance(75) ? 'none' : random.oneOf(['device', 'log', 'index', 'space']);
+    const drawn = random.chance(60) ? 'none' : random.oneOf(TROUBLES);
     this.#trouble = options.trouble ?? drawn;
     this.#node = new SimNode(random, {
       segmentBytes: 1024 * KIB,
@@ -89,6 +128,7 @@ export class SimRun {
     }
     const { loop } = this.#node;
     counts.turns += loop.turns;
+    counts.faults += this.#node.faultCount;
     counts.virtualMs += loop.elapsedMs;
     // Gives its memory back, and nothing of it goes on beside the next run.
     this.#node.crash('process');
@@ -108,17 +148,27 @@ export class SimRun {
     const rounds = random.between(1, 6);
     for (let round = 0; round < rounds && this.problems.length === 0; round++) {
       this.#node.trouble(troubleOf(this.#trouble));
-      for (const client of this.#clients) client.errorsExpected = this.#trouble !== 'none';
+      for (const client of this.#clients) client.errorsExpected = !ERRORLESS.has(this.#trouble);
       await this.#load();
       this.#collect();
       this.#node.trouble(NO_TROUBLE);
       if (this.problems.length > 0) break;
-      if (this.#trouble === 'none' && random.chance(30)) await this.#auditAll();
-      if (this.#trouble === 'none' && random.chance(8)) await this.#replaceVolume();
+      if (HARMLESS.has(this.#trouble) && random.chance(30)) await this.#auditAll();
+      if (HARMLESS.has(this.#trouble) && random.chance(8)) await this.#replaceVolume();
       if (this.problems.length > 0) break;
-      await this.#crash(this.#powerLoss && random.chance(60) ? 'power' : 'process');
+      await this.#crash(this.#losesPower() ? 'power' : 'process');
       this.#collect();
     }
+  }
+
+  /** Which crash's promises a recovery that is over had to keep. */
+  #promised(kind: Crash): Crash | 'nothing' {
+    if (!this.#damaging) return kind;
+    return this.#node.rows.at(-1) === 'torn' ? 'nothing' : 'power';
+  }
+
+  #losesPower(): boolean {
+    return this.#powerLoss && (this.#random.chance(60) || this.#node.hasForgotten);
   }
 
   async #makeVolume(): Promise<void> {
@@ -129,12 +179,22 @@ export class SimRun {
     const sizeBytes = BLOCK_BYTES * random.between(16, cellBytes === 16 ? 60 : random.oneOf([60, 400]));
     const ack = random.chance(20) ? 'durable' : 'written';
     const volume = await this.#node.createVolume(`v${number}`, sizeBytes, chunkBytes, ack);
-    const oracle = new Oracle(cellBytes, number, this.#powerLoss, this.#clock);
-    this.#clients.push(new SimClient(volume, oracle, random));
+    const oracle = new Oracle(cellBytes, number, this.#powerLoss || this.#damaging, this.#clock);
+    this.#clients.push(this.#newClient(volume, oracle));
     this.#tell(
       `volume ${volume.name}: ${sizeBytes / KIB} KiB in chunks of ${chunkBytes / KIB} KiB, ack ${ack}, ` +
         `written in cells of ${cellBytes} bytes`,
     );
+  }
+
+  get #damaging(): boolean {
+    return DAMAGING.has(this.#trouble);
+  }
+
+  #newClient(volume: Volume, oracle: Oracle): SimClient {
+    const client = new SimClient(volume, oracle, this.#random);
+    client.isSealed = () => this.#node.logFailed;
+    return client;
   }
 
   #inFlight(): number {
@@ -143,7 +203,8 @@ export class SimRun {
 
   #collect(): void {
     for (const client of this.#clients) this.problems.push(...client.problems.splice(0));
-    this.problems.push(...this.#node.corruptions.splice(0));
+    const corruptions = this.#node.corruptions.splice(0);
+    if (!this.#damaging) this.problems.push(...corruptions);
   }
 
   async #load(): Promise<void> {
@@ -190,7 +251,7 @@ export class SimRun {
         idleTurns = 0;
       } else if (this.#inFlight() > 0 && (!node.loop.passTime() || ++idleTurns > 300)) {
         // With a full or failed store writes may wait for ever; otherwise everything is answered.
-        if (this.#trouble !== 'none') return;
+        if (!HARMLESS.has(this.#trouble)) return;
         throw new Error(`${this.#inFlight()} requests are never answered (destage: ${node.stuck})`);
       }
     }
@@ -255,29 +316,39 @@ export class SimRun {
       if (this.#trouble === 'none') this.problems.push(`a deletion fails: ${error}`);
     });
     if (this.#random.chance(50)) await node.loop.until(deletions);
-    const contents: Uint8Array[] = [];
+    const promised = this.#promised(kind);
+    const contents: VolumeContent[] = [];
     for (const [i, client] of clients.entries()) {
       const volume = node.head.volume(client.volume.number);
       if (volume === undefined) {
         this.problems.push(`${client.volume.name} is gone`);
         return;
       }
-      if (volume.sizeBytes < (kind === 'process' ? client.sizeAcked : client.sizeDurable))
+      if (volume.sizeBytes < (promised === 'process' ? client.sizeAcked : client.sizeDurable))
         this.problems.push(`${volume.name} is smaller than was answered`);
-      const least = kind === 'process' ? committed[i] : client.flushedOp;
+      const least = { process: committed[i], power: client.flushedOp, nothing: 0 }[promised];
       if (volume.lastOp < least) this.problems.push(`${volume.name}: op ${volume.lastOp} after ${least}`);
-      const { bytes, errno } = await node.loop.until(readAll(volume));
-      if (errno !== 0) this.problems.push(`${volume.name} cannot be read after the crash: ${errno}`);
-      contents.push(bytes);
+      const content = await node.loop.until(readAll(volume, this.#damaging ? 'go on' : 'stop'));
+      if (content.errno !== 0 && !this.#damaging) {
+        this.problems.push(`${volume.name} cannot be read after the crash: ${content.errno}`);
+      }
+      contents.push(content);
+    }
+    const unreadable = contents.reduce((sum, content) => sum + content.unreadable.size, 0);
+    this.#counts.unreadable += unreadable;
+    if (unreadable > node.damagedPages) {
+      this.problems.push(`${unreadable} blocks cannot be read, but only ${node.damagedPages} were damaged`);
     }
     if (this.problems.length > 0) return;
-    const newest = Math.max(0, ...clients.map((client, i) => client.oracle.newestOf(contents[i])));
+    const newest = Math.max(0, ...clients.map((client, i) => client.oracle.newestOf(contents[i].bytes)));
     for (const [i, client] of clients.entries()) {
-      for (const wrong of client.oracle.recovered(kind, contents[i], newest)) {
+      const { bytes, unreadable } = contents[i];
+      const readable = (cell: number) => !unreadable.has(Math.floor((cell * client.oracle.cellBytes) / BLOCK_BYTES));
+      for (const wrong of client.oracle.recovered(kind, bytes, newest, readable, promised)) {
         this.problems.push(`${client.volume.name} after the crash (${kind}): ${wrong}`);
       }
       const volume = node.head.volume(client.volume.number)!;
-      const next = new SimClient(volume, client.oracle, client.random);
+      const next = this.#newClient(volume, client.oracle);
       next.flushedOp = kind === 'power' ? volume.lastOp : client.flushedOp;
       if (kind === 'process') next.sizeDurable = client.sizeDurable;
       clients[i] = next;
@@ -288,6 +359,7 @@ export class SimRun {
 function troubleOf(trouble: Trouble): SimTrouble {
   const often = { readPerMyriad: 50, writePerMyriad: 100, syncPerMyriad: 10 };
   const seldom = { readPerMyriad: 20, writePerMyriad: 20, syncPerMyriad: 50 };
+  const never = { readPerMyriad: 0, writePerMyriad: 0, syncPerMyriad: 0 };
   switch (trouble) {
     case 'device':
       return { ...NO_TROUBLE, device: often };
@@ -295,7 +367,24 @@ function troubleOf(trouble: Trouble): SimTrouble {
       return { ...NO_TROUBLE, log: seldom };
     case 'index':
       return { ...NO_TROUBLE, indexPerMyriad: 1000 };
-    default:
+    case 'rot':
+      return { ...NO_TROUBLE, device: { ...never, rotPerMyriad: 300 } };
+    case 'stray':
+      return { ...NO_TROUBLE, device: { ...never, strayPerMyriad: 200 } };
+    case 'segment':
+      return { ...NO_TROUBLE, segmentPerMyriad: 6000 };
+    case 'slow': {
+      const slow = { ...never, slowPerMyriad: 200 };
+      return { ...NO_TROUBLE, device: slow, log: slow };
+    }
+    case 'forgetful': {
+      const forgetful = { ...never, syncPerMyriad: 300, forgets: true };
+      return { ...NO_TROUBLE, device: forgetful, log: forgetful };
+    }
+    case 'none':
+    case 'space':
       return NO_TROUBLE;
+    default:
+      return assertNever(trouble);
   }
 }
