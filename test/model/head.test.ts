@@ -43,7 +43,10 @@ for (const crash of CRASHES) {
     running = undefined;
     t.equal(failures, 0, `${RUNS} runs from seed ${FIRST_SEED}`);
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
-    const { requests, crashes, audits, turns } = counts;
-    t.comment(`${requests} requests, ${crashes} crashes, ${audits} audits, ${turns} turns in ${seconds} s`);
+    const { requests, crashes, audits, scrubs, turns } = counts;
+    t.ok(scrubs > RUNS / 10, 'scrubs have come to their end');
+    t.comment(
+      `${requests} requests, ${crashes} crashes, ${audits} audits, ${scrubs} scrubs, ${turns} turns in ${seconds} s`,
+    );
   });
 }

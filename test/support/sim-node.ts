@@ -336,7 +336,9 @@ export class SimNode {
         logFailed: () => {
           this.logFailed = true;
         },
-        corruptionFound: (volume, block, where) => void this.corruptions.push(`${volume} block ${block} at ${where}`),
+        corruptionFound: (volume, block, place) => {
+          this.corruptions.push(`${volume} block ${block} at ${JSON.stringify(place)}`);
+        },
       },
     });
     for (const entry of index.volumes()) head.addVolume(entry);

@@ -8,6 +8,7 @@
  */
 import { assertNever } from '../../src/base/assert.ts';
 import { BLOCK_BYTES, KIB } from '../../src/base/units.ts';
+import { Scrub } from '../../src/head/scrub.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import type { Crash } from './oracle.ts';
 import { Oracle, OracleClock } from './oracle.ts';
@@ -68,6 +69,7 @@ export class SimCounts {
   crashes = 0;
   powerLosses = 0;
   audits = 0;
+  scrubs = 0;
   turns = 0;
   virtualMs = 0;
   /** Faults of files, and blocks that could not be read after a crash. */
@@ -95,6 +97,7 @@ export class SimRun {
   readonly #counts: SimCounts;
   readonly #tell: (line: string) => void;
   #clients: SimClient[] = [];
+  #scrubbing = false;
   #made = 0;
 
   constructor(seed: number, counts: SimCounts, options: SimRunOptions) {
@@ -244,6 +247,7 @@ export class SimRun {
       if (random.below(100) < destagePercent) node.destage.hurry();
       if (random.chance(1)) node.loop.passTime();
       if (random.below(1000) < 5) this.#grow(random.oneOf(this.#clients));
+      if (!this.#scrubbing && random.below(1000) < 5) this.#scrub(random.oneOf(this.#clients));
       const isMoment =
         (moment === 'step' && node.destage.steps > steps) || (moment === 'commit' && node.commitsUnderWay > 0);
       if (isMoment && sent >= earliest && turnsLeft-- === 0) return;
@@ -263,6 +267,18 @@ export class SimRun {
       if (errno !== 0) return;
       client.sizeAcked = Math.max(client.sizeAcked, size);
       client.sizeDurable = client.sizeAcked;
+    });
+  }
+
+  /** Where nothing damages data, whatever a scrub takes for damage was moved or rewritten meanwhile. */
+  #scrub(client: SimClient): void {
+    const { head, loop } = this.#node;
+    const scrub = new Scrub({ head, clock: loop }, client.volume, KIB * this.#random.oneOf([2 ** 30, 2 ** 20, 1024]));
+    this.#scrubbing = true;
+    scrub.run().then(() => {
+      this.#scrubbing = false;
+      this.#counts.scrubs++;
+      if (HARMLESS.has(this.#trouble) && scrub.damagedBlocks > 0) this.problems.push('a scrub finds damage');
     });
   }
 
@@ -299,6 +315,7 @@ export class SimRun {
     // What a call has just begun goes as far as it can without I/O: otherwise it would go on after the crash.
     await settled();
     node.crash(kind);
+    this.#scrubbing = false;
     this.#tell(
       `${kind === 'power' ? 'power is lost' : 'the process dies'} in turn ${node.loop.turns} at ${node.loop.elapsedMs.toFixed(2)} ms, ` +
         `with ${this.#inFlight()} requests under way; committed ${committed.join(', ')}, flushed ` +
