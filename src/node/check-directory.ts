@@ -17,6 +17,10 @@ import { createIoPlatform } from '../platform/platform.ts';
 import { lockForReading, type NodeFile, readNodeFile } from './data-directory.ts';
 import { SEGMENT_NAME } from './segment-files.ts';
 
+/** The kernel ends the I/O of a killed server, and with it the claim on its devices, a moment after its lock. */
+const CLAIM_TRIES = 20;
+const CLAIM_RETRY_MS = 100;
+
 export interface CheckReport {
   readonly directory: string;
   readonly errors: number;
@@ -98,16 +102,23 @@ async function checkNode(path: string, node: NodeFile, findings: Findings, optio
   }
 }
 
-/** Claimed as by a server, so that none starts to write on it meanwhile. */
 async function openDevice(platform: IoPlatform, path: string, findings: Findings): Promise<PlatformFile | undefined> {
-  try {
-    return await platform.openFile({ path, mode: 'direct', readOnly: true, claim: true });
-  } catch (error) {
-    if (!(error instanceof SledgeError)) throw error;
-    const kind: FindingKind = error.code === 'device-missing' ? 'device-missing' : 'device-unusable';
-    const what = kind === 'device-missing' ? `Device ${path} is not there` : `Device ${path}: ${error.message}`;
-    findings.add(kind, `${what}.`, { file: path });
-    return undefined;
+  for (let tries = 1; ; tries++) {
+    try {
+      // Claimed as by a server, so that none starts to write on it meanwhile.
+      return await platform.openFile({ path, mode: 'direct', readOnly: true, claim: true });
+    } catch (error) {
+      if (!(error instanceof SledgeError)) throw error;
+      if (error.code === 'device-in-use' && tries < CLAIM_TRIES) {
+        await new Promise(resolve => platform.after(CLAIM_RETRY_MS, () => resolve(undefined)));
+        continue;
+      }
+      const kind: FindingKind = error.code === 'device-missing' ? 'device-missing' : 'device-unusable';
+      const what =
+        kind === 'device-missing' ? `Device ${path} is not there` : `A device cannot be used: ${error.message}`;
+      findings.add(kind, `${what}.`, { file: path });
+      return undefined;
+    }
   }
 }
 

@@ -2,7 +2,18 @@
  * `sledge check` on what real servers leave behind: clean after a stop and after SIGKILL, and then with single bits of
  * it changed, each of which is named with its file and byte.
  */
-import { closeSync, openSync, readdirSync, readFileSync, readSync, renameSync, statSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { logSegmentBytes } from '../../src/base/limits.ts';
@@ -167,6 +178,13 @@ t.test('stopped and killed servers leave clean directories, and each changed bit
     renameSync(join(dataDirectory, 'index'), join(dataDirectory, 'away'));
     t.match((await check(dataDirectory)).report.findings, [{ kind: 'index-missing' }]);
     renameSync(join(dataDirectory, 'away'), join(dataDirectory, 'index'));
+    const indexFile = join(dataDirectory, 'index', 'index.lmdb');
+    const pages = readFileSync(indexFile);
+    truncateSync(indexFile, 16 * KIB);
+    const truncated = await check(dataDirectory);
+    t.equal(truncated.code, 1);
+    t.match(truncated.report.findings, [{ kind: 'index-unreadable', what: /its end is missing/ }]);
+    writeFileSync(indexFile, pages);
     renameSync(join(dataDirectory, 'lock'), join(directory, 'lock'));
     const { code, report } = await check(dataDirectory);
     t.equal(code, 0);

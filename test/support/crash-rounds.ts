@@ -1,9 +1,10 @@
 /**
  * Rounds of: a server under load over several connections, SIGKILL at a random moment, a new server on the same data,
- * and the oracle's verdict on every cell. Run by the integration test and, for as long as one likes, by
+ * and the oracle's verdict on every cell; `sledge check` has no fault to find in between. Run by the integration test and, for as long as one likes, by
  * `scripts/crash-loop`.
  */
 import { join } from 'node:path';
+import { checkDirectory } from '../../src/node/check-directory.ts';
 import { Oracle, OracleClock } from './oracle.ts';
 import { OracleClient } from './oracle-client.ts';
 import { type RunningServer, type ServerOptions, sledgeJson, startServer } from './server-process.ts';
@@ -67,6 +68,10 @@ export async function runCrashRounds(test: Cleaner, options: CrashRoundsOptions)
     problems = clients.flatMap(client => client.problems);
     const changes = clients.reduce((sum, client) => sum + client.changesAnswered, 0);
     oracle.crashed();
+    const report = await checkDirectory(dataDirectory, { readProgress: () => {} });
+    for (const { severity, what } of report.findings) {
+      if (severity !== 'note') problems.push(`sledge check before start ${rounds + 1}: ${what}`);
+    }
 
     const restartedAt = performance.now();
     server = await startServer(test, serverOptions);
