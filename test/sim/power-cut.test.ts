@@ -42,6 +42,6 @@ for (const lies of ['buffered', 'direct'] as const) {
     const result = await cutPowerEverywhere(options);
     t.comment(describeCuts(result));
     t.comment(result.problems[0]?.slice(0, 300));
-    t.ok(result.violations > 0);
+    t.ok(result.violations > result.cuts / 10, 'at many boundaries');
   });
 }

@@ -5,7 +5,7 @@
  * would leave are made over the state, without a copy of it.
  *
  * Steps that change what a cut may leave are *boundaries*: the beginning and the end of each write, discard, sync and
- * index commit, and a new file. Other steps tell what clients have asked for and what they were answered. A cut right
+ * index commit, and a new segment. Other steps tell what clients have asked for and what they were answered. A cut right
  * before a boundary therefore knows all answers that this state of the disks has to keep.
  */
 import { assert } from '../../src/base/assert.ts';
@@ -63,7 +63,10 @@ export class SimTrace implements NodeWatcher {
   fileMade(file: SimFile): void {
     const traced: TracedFile = { file, stable: new Pages(), changes: new Map() };
     file.watcher = this.#watch(traced);
-    this.#boundary(`${file.name} is made`, () => void this.#files.push(traced));
+    const take = () => void this.#files.push(traced);
+    // Devices are there before the node.
+    if (file.mode === 'direct') this.note(take);
+    else this.#boundary(`${file.name} is made`, take);
   }
 
   commitBegan(apply: (contents: IndexContents) => void): void {
