@@ -33,7 +33,10 @@ export class SegmentFiles implements SegmentSource {
     this.#zeroes = platform.allocate(FILL_BYTES);
   }
 
-  /** Opens the files that are there. One that was not finished when its maker died is filled now. */
+  /**
+   * Opens the files that are there. One that is empty was not finished when its maker died, and is filled now; any other
+   * length is not ours to mend: `corrupt`, and nothing is changed.
+   */
   async openAll(): Promise<readonly BlockFile[]> {
     for (const name of readdirSync(this.#directory).sort()) {
       const number = SEGMENT_NAME.exec(name)?.[1];
@@ -43,6 +46,7 @@ export class SegmentFiles implements SegmentSource {
       let file = await this.#platform.openFile({ path, mode: 'buffered', durableWrites: true });
       if (file.sizeBytes !== this.#segmentBytes) {
         await file.close();
+        if (file.sizeBytes !== 0) throw this.#wrongLength(path, file.sizeBytes);
         await this.#fill(path, false);
         file = await this.#platform.openFile({ path, mode: 'buffered', durableWrites: true });
       }
@@ -80,6 +84,11 @@ export class SegmentFiles implements SegmentSource {
 
   async close(): Promise<void> {
     for (const file of this.#open) await file.close();
+  }
+
+  #wrongLength(path: string, bytes: number): SledgeError {
+    const hint = 'Bring the whole file back if there is a copy of it; `sledge check` tells what it held.';
+    return new SledgeError('corrupt', `log segment ${path} has ${bytes} bytes of ${this.#segmentBytes}`, { hint });
   }
 
   /** Writes zeroes over the whole length, past the page cache so that clients' syncs do not wait for them. */

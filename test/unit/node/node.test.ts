@@ -158,6 +158,27 @@ for (const kind of IO_KINDS) {
       });
     });
 
+    t.test('a log segment of a wrong length is refused and left as it is; an empty one was never finished', async t => {
+      const directory = temporaryDirectory(t);
+      const running = await startTestNode(directory, { kind, volumes: [vol0] });
+      await running.request('vol0', 'write', 0, new Uint8Array(4096).fill(7));
+      await running.stop();
+      const log = join(directory, 'data', 'log');
+      const files = readdirSync(log).map(name => join(log, name));
+      for (const file of files) {
+        const whole = readFileSync(file);
+        truncateSync(file, 8 * MIB);
+        await t.rejects(startTestNode(directory, { kind }), { code: 'corrupt', message: /8388608 bytes of 16777216/ });
+        t.equal(statSync(file).size, 8 * MIB);
+        writeFileSync(file, whole);
+      }
+      writeFileSync(join(log, '000077.log'), '');
+      const again = await startTestNode(directory, { kind, volumes: [vol0] });
+      t.ok(isAll((await again.request('vol0', 'read', 0, 4096)).bytes, 7));
+      t.equal(statSync(join(log, '000077.log')).size, 16 * MIB);
+      await again.stop();
+    });
+
     t.test('it listens on several addresses, each of them served, and gives them up', async t => {
       const directory = temporaryDirectory(t);
       const path = join(directory, 'nbd.sock');
