@@ -14,6 +14,9 @@
  *
  * Bulk operations behind D name slots whose data may not have reached the device: their checksums are verified, and the
  * log is dropped from the first one that does not match, unless newer operations cover what is wrong.
+ *
+ * Where a sync has failed in a process before, what lies behind D may be in memory only, with nobody left who knows: log
+ * and slots behind D are then written again, so that the next sync means what it says.
  */
 import { assert, assertNever } from '../base/assert.ts';
 import { NO_SUM, takeSums } from '../base/checksum.ts';
@@ -31,6 +34,7 @@ import type { BulkChunk, LoggedOp } from '../oplog/logged-op.ts';
 import { emptyOp } from '../oplog/logged-op.ts';
 import type { RecordHeader } from '../oplog/record.ts';
 import { getBulkDescriptor, RECORD_HEADER_BYTES, RecordKind, writeDataOffset } from '../oplog/record.ts';
+import { rewriteLog } from '../oplog/rewrite.ts';
 import type { EpochFloor, ScannedRecord, ScanResult } from '../oplog/scan.ts';
 import { scanLog } from '../oplog/scan.ts';
 import type { Head } from './head.ts';
@@ -64,6 +68,8 @@ export interface RecoveryPorts {
   /** Of the process before, as the index has it. */
   readonly floor?: EpochFloor | undefined;
   readonly regions: RegionSource;
+  /** In a process before, since a sync last succeeded. */
+  readonly syncHasFailed?: boolean;
 }
 
 /** A bulk operation of the tail, to be verified. */
@@ -91,8 +97,10 @@ export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { 
         `the op log is damaged at position ${scan.end}: operations behind it were durable`,
       );
     }
-    const bad = row === 'torn' ? scan.damagedData! : await replay.firstUnwritten(scan.durable, regions);
+    const rewrites = ports.syncHasFailed === true;
+    const bad = row === 'torn' ? scan.damagedData! : await replay.firstUnwritten(scan.durable, regions, rewrites);
     if (bad === undefined) {
+      if (rewrites) await rewriteLog(live, segmentBytes, scan.durable, scan.end, regions);
       replay.head.slots.settle();
       const dropped = limit !== Number.POSITIVE_INFINITY;
       const tail = await readTail(ports, scan.end);
@@ -176,8 +184,15 @@ class Replay {
     return chunks;
   }
 
-  /** Position of the first bulk operation behind `durable` whose data is not in its slot, where it is still current. */
-  async firstUnwritten(durable: LogPosition, regions: RegionSource): Promise<LogPosition | undefined> {
+  /**
+   * Position of the first bulk operation behind `durable` whose data is not in its slot, where it is still current. What
+   * is there is written again if that is asked for.
+   */
+  async firstUnwritten(
+    durable: LogPosition,
+    regions: RegionSource,
+    rewrites: boolean,
+  ): Promise<LogPosition | undefined> {
     const { overlay, sled } = this.head;
     let region = regions.allocate(BLOCK_BYTES);
     for (const bulk of this.#bulk) {
@@ -196,6 +211,10 @@ class Replay {
         const covered = overlay.findBlock(bulk.volume, (first + i) as BlockNumber) >= 0;
         if (!covered && entry.sums[i] !== NO_SUM && actual[i] !== entry.sums[i]) return bulk.position;
       }
+      if (!rewrites) continue;
+      const written = await completion(request => sled.write(bulk.location, region, 0, bytes, request));
+      if (written < 0) throw new SledgeError('io', `a device cannot be written again: ${errnoName(written)}`);
+      sled.wrote(bulk.location);
     }
     return undefined;
   }

@@ -3,7 +3,7 @@
  *
  *   node.json   format version, identity, devices       lock   flock'd while a server runs; holds its pid
  *   log/        op log segments                          index/  the B-tree
- *   devices/    mass storage files made by default
+ *   devices/    mass storage files made by default       sync-failed   there after a sync failed, until one succeeds
  *
  * Nothing is changed before the lock is held and the format is known.
  */
@@ -97,6 +97,26 @@ export class DataDirectory {
 
   get devicesPath(): string {
     return join(this.path, 'devices');
+  }
+
+  /** Whether a sync has failed in some process, and none has succeeded for everything since. */
+  get syncHasFailed(): boolean {
+    return existsSync(this.#syncFailed);
+  }
+
+  /** To be known to the next process, too. Throws where the disk does not even take that. */
+  syncFailed(): void {
+    closeSync(openSync(this.#syncFailed, 'w'));
+    syncDirectory(this.path);
+  }
+
+  syncSucceeded(): void {
+    rmSync(this.#syncFailed, { force: true });
+    syncDirectory(this.path);
+  }
+
+  get #syncFailed(): string {
+    return join(this.path, 'sync-failed');
   }
 
   /** Puts the devices on record; durable when it returns. */

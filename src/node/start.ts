@@ -108,7 +108,9 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     const path = devices.find(device => device.number === number)?.path ?? `device ${number}`;
     return { path, offsetBytes: locationPosition(place.location) };
   };
-  const events = headEvents(problems, damage, log, locate);
+  const syncFailed = () => markSyncFailed(directory, log);
+  for (const device of devices) device.syncFailed = syncFailed;
+  const events = headEvents(problems, damage, log, locate, syncFailed);
   const bounce = new BouncePool(platform, bounceBufferCount);
   const recovered = await recover({
     newHead: () => newHead(platform, index, devices, options, events, bounce),
@@ -117,6 +119,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     cut: before.cut,
     floor: before.since === undefined ? undefined : { position: before.since, epoch: before.epoch },
     regions: platform,
+    syncHasFailed: directory.syncHasFailed,
   });
   const { head, row, end, tail, operations } = recovered;
   const milliseconds = Math.round(performance.now() - started);
@@ -138,6 +141,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     events: destageEvents(problems, log),
   });
   head.start(opLog, destage);
+  if (directory.syncHasFailed && (await head.flush()) === 0) directory.syncSucceeded();
   const space = new DiscardedSpace(head.sled, head.slots);
   head.slots.returnSpaceTo(space);
   closers.unshift(() => destage.stop());
@@ -235,9 +239,11 @@ function headEvents(
   damage: DamageList,
   log: NodeLog,
   locate: (place: DamagedPlace) => FilePlace,
+  syncFailed: () => void,
 ): HeadEvents {
   return {
     logFailed: errno => {
+      syncFailed();
       log.error({ errno: errnoName(errno) }, logFailureText(errno));
       problems.add('log', {
         severity: 'error',
@@ -252,6 +258,15 @@ function headEvents(
       damage.found(volume, block, place, file);
     },
   };
+}
+
+/** Best effort: a disk that fails may not take this either. */
+function markSyncFailed(directory: DataDirectory, log: NodeLog): void {
+  try {
+    directory.syncFailed();
+  } catch (error) {
+    log.error({ error: String(error) }, 'that a sync failed cannot be put on record');
+  }
 }
 
 function destageEvents(problems: ProblemList, log: NodeLog) {

@@ -6,6 +6,7 @@
  * - A segment whose write is still under way when a round begins is synced by the next one.
  * - Between rounds, `durable` may rise by durable writes of the log.
  * - One round at a time; whoever asks meanwhile is served by the next one.
+ * - The first sync that fails ends it all, at once and for good.
  */
 import { assert } from '../base/assert.ts';
 import type { BlockFile, IoRequest } from '../base/io.ts';
@@ -84,9 +85,8 @@ export class GroupCommit implements IoRequest {
 
   /** Begins a round if anybody waits and none is under way; `writing` are the files with a write under way. */
   begin(committedEnd: LogPosition, writing: Iterable<BlockFile>): void {
-    if (this.#pending > 0 || this.#waiters.length === 0) return;
+    if (this.#pending > 0 || this.#error !== 0 || this.#waiters.length === 0) return;
     this.#target = committedEnd;
-    this.#error = 0;
     const files = [...this.#dirty];
     this.#dirty.clear();
     for (const file of writing) this.#dirty.add(file);
@@ -97,10 +97,15 @@ export class GroupCommit implements IoRequest {
 
   ioCompleted(result: number): void {
     assert(this.#pending > 0, 'a completion belongs to a round');
-    if (result < 0 && this.#error === 0) this.#error = -result;
-    if (--this.#pending > 0) return;
-    if (this.#error === 0) this.#succeeded();
-    this.#listener.roundEnded(this.#error);
+    this.#pending--;
+    if (this.#error !== 0) return;
+    if (result < 0) {
+      this.#error = -result;
+      this.#listener.roundEnded(this.#error);
+    } else if (this.#pending === 0) {
+      this.#succeeded();
+      this.#listener.roundEnded(0);
+    }
   }
 
   /** Takes everybody who waits out: nothing will become durable any more. */

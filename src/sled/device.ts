@@ -50,6 +50,8 @@ export class Device {
   readonly errors: DeviceErrors = { read: 0, write: 0, checksum: 0 };
   /** Set by the first failed sync or by who finds the device unusable: the sentence says why. */
   failure: string | undefined;
+  /** Called when a sync fails for the first time, before anybody else hears of it. */
+  syncFailed: () => void = () => {};
   /**
    * Writes that have completed, and how many of them a sync that has ended covers. They differ at first: what an earlier
    * process wrote may be in no one's sync.

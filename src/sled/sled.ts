@@ -99,7 +99,10 @@ class SledSync {
   #synced(device: Device, writeCount: number, result: number): void {
     if (result < 0) {
       device.errors.write++;
-      device.failure ??= 'a sync of it failed: what was written before may be lost';
+      if (device.failure === undefined) {
+        device.failure = 'a sync of it failed: what was written before may be lost';
+        device.syncFailed();
+      }
     } else {
       device.syncedCount = Math.max(device.syncedCount, writeCount);
     }

@@ -82,8 +82,6 @@ export class SimFile implements DeviceFile {
   canDiscard = true;
   /** How often anything went wrong. */
   faultCount = 0;
-  /** The cache holds what a failed sync will never bring to stable storage. */
-  hasForgotten = false;
   /** Numbers of pages. */
   readonly damaged = new Set<number>();
   readonly #loop: SimLoop;
@@ -201,7 +199,6 @@ export class SimFile implements DeviceFile {
         this.watcher?.syncEnded(synced.map(change => change.number));
       } else if (this.faults.forgets === true) {
         this.#unsynced = this.#unsynced.filter(change => !covered.has(change));
-        this.hasForgotten = true;
       }
       request.ioCompleted(failed ? -EIO : 0);
     });
@@ -258,7 +255,6 @@ export class SimFile implements DeviceFile {
       this.#stable.applySome(change, () => this.#random.chance(50));
     }
     this.#unsynced = [];
-    this.hasForgotten = false;
     this.#version++;
     this.#cached.copy(this.#stable);
   }

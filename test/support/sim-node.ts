@@ -89,6 +89,8 @@ export class SimNode {
   #regions = new SimRegions();
   /** Since the node was started. */
   logFailed = false;
+  /** What a real node puts on record beside its log. */
+  #syncHasFailed = false;
   #indexPerMyriad = 0;
   #segmentPerMyriad = 0;
   #segmentsRefused = 0;
@@ -141,10 +143,6 @@ export class SimNode {
   /** How often something went wrong in files, index commits not counted. */
   get faultCount(): number {
     return [...this.devices, ...this.segments].reduce((sum, file) => sum + file.faultCount, this.#segmentsRefused);
-  }
-
-  get hasForgotten(): boolean {
-    return [...this.devices, ...this.segments].some(file => file.hasForgotten);
   }
 
   get commitsUnderWay(): number {
@@ -274,6 +272,7 @@ export class SimNode {
       cut: before.cut,
       floor: before.since === undefined ? undefined : { position: before.since, epoch: before.epoch },
       regions,
+      syncHasFailed: this.#syncHasFailed,
     });
     const { head, end, tail, row } = recovered;
     this.rows.push(row);
@@ -298,6 +297,7 @@ export class SimNode {
     };
     const destage = new Destage({ head, clock: loop, regions, epoch, events });
     head.start(log, destage);
+    if (this.#syncHasFailed && (await head.flush()) === 0) this.#syncHasFailed = false;
     head.slots.returnSpaceTo(new DiscardedSpace(head.sled, head.slots));
     this.#head = head;
     this.#destage = destage;
@@ -318,6 +318,9 @@ export class SimNode {
         columnCount: columnsThatFit(file.sizeBytes),
         serial: 1,
       });
+      device.syncFailed = () => {
+        this.#syncHasFailed = true;
+      };
       sled.add(device);
       slots.addDevice(device);
     }
@@ -335,6 +338,7 @@ export class SimNode {
       events: {
         logFailed: () => {
           this.logFailed = true;
+          this.#syncHasFailed = true;
         },
         corruptionFound: (volume, block, place) => {
           this.corruptions.push(`${volume} block ${block} at ${JSON.stringify(place)}`);

@@ -41,8 +41,7 @@ const SHAPES: readonly (readonly Shape[])[] = [
  *   stray       writes to devices go astray: the same, with the blocks of both places
  *   segment     log segments cannot be made: requests may wait, none fails
  *   slow        I/Os take up to seconds: none fails, all are answered
- *   forgetful   a failed sync has lost its writes, though later ones succeed; the next crash loses power, if any does: a
- *               node that is started again over a page cache like this takes for durable what is not
+ *   forgetful   a failed sync has lost its writes, though later ones succeed
  */
 export const TROUBLES = [
   'none',
@@ -171,7 +170,7 @@ export class SimRun {
   }
 
   #losesPower(): boolean {
-    return this.#powerLoss && (this.#random.chance(60) || this.#node.hasForgotten);
+    return this.#powerLoss && this.#random.chance(60);
   }
 
   async #makeVolume(): Promise<void> {

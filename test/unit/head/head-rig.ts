@@ -39,6 +39,7 @@ export interface RigOptions {
   readonly overlayRows?: number;
   readonly cacheBytes?: number;
   readonly segments?: number;
+  readonly syncHasFailed?: boolean;
 }
 
 /** What is on disk. */
@@ -198,7 +199,15 @@ export class HeadRig {
     const floor = since === undefined ? undefined : { position: since, epoch: before.epoch };
     const recovered = await pump(
       loop,
-      recover({ newHead, live: found.live, segmentBytes: SEGMENT, cut, floor, regions }),
+      recover({
+        newHead,
+        live: found.live,
+        segmentBytes: SEGMENT,
+        cut,
+        floor,
+        regions,
+        syncHasFailed: options.syncHasFailed ?? false,
+      }),
     );
     const { head, end, tail, row } = recovered;
     const epoch = (before.epoch + 1) as Epoch;

@@ -187,6 +187,26 @@ t.test('bulk data that is missing only where newer operations cover it drops not
   t.ok(isAll(await again.read(0, 4096), 2));
 });
 
+t.test('after a sync that failed, log and slots behind what was durable are written again, and only then', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, 2 * CHUNK, 1);
+  await rig.write(8 * CHUNK, 4096, 2);
+  const { store } = rig;
+  const writes = () => [
+    store.segments.reduce((sum, file) => sum + file.counts.write, 0),
+    store.device.counts.write,
+    store.segments.reduce((sum, file) => sum + file.counts.sync, 0),
+  ];
+  const [log, device, syncs] = writes();
+  await HeadRig.start({}, store);
+  t.same(writes(), [log, device, syncs]);
+  const again = await HeadRig.start({ syncHasFailed: true }, store);
+  t.same(writes(), [log + 1, device + 2, syncs], 'the tail of the log in one piece, and both chunks');
+  t.equal((await again.do('flush')).errno, 0);
+  t.ok(isAll(await again.read(0, 2 * CHUNK), 1));
+  t.ok(isAll(await again.read(8 * CHUNK, 4096), 2));
+});
+
 t.test('slots that only the log names are not given to others after a restart', async t => {
   const rig = await HeadRig.start();
   for (let i = 0; i < 10; i++) await rig.write(i * CHUNK, CHUNK, i + 1);
