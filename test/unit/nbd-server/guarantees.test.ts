@@ -53,6 +53,23 @@ for (const { mode, wishes } of MODES) {
     t.same(harness.leaks(), []);
   });
 
+  t.test(`X6: with ${mode} replies, a flush of a connection that has written nothing asks the volume, too`, async t => {
+    const harness = new Harness();
+    const [one, other] = [harness.enter(wishes), harness.enter(wishes)];
+    t.equal(one.write(0, pattern(4096)).error, 0);
+    harness.volume.deferred = true;
+    other.request(nbd.CMD_FLUSH, 0, 0);
+    t.equal(other.replies().length, 0, 'it covers what others were told is written');
+    t.same(
+      harness.volume.waiting.map(request => request.command),
+      ['flush'],
+    );
+    harness.volume.completeAll();
+    t.equal(other.replies().length, 1);
+    for (const client of [one, other]) client.leave();
+    t.same(harness.leaks(), []);
+  });
+
   t.test(`X9 X16: with ${mode} replies, NO_HOLE is taken with any range, aligned or not`, async t => {
     const harness = new Harness();
     const client = harness.enter(wishes);

@@ -63,6 +63,7 @@ for (const kind of IO_KINDS) {
         await running.stop();
         running = await startTestNode(directory, { kind });
         t.match(running.node.volume('vol0'), { sizeBytes: 512 * MIB, lastOp, number: 1 });
+        t.equal(running.node.volume('vol0')?.epoch, 2 + restart, 'each start has an epoch of its own');
         t.ok(running.log.lines.some(line => line.includes('the op log is whole')));
         const head = (await running.request('vol0', 'read', 0, 4 * CHUNK)).bytes;
         t.ok(isAll(head.subarray(4096 + 5, 4096 + 15), 2));
