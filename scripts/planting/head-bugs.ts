@@ -1,0 +1,177 @@
+/** Bugs of commits, destage, slots, recovery and devices. */
+import type { PlantedBug } from './planted-bug.ts';
+
+const CARRIER = 'src/head/chunk-carrier.ts';
+const DESTAGE = 'src/head/destage.ts';
+const HEAD = 'src/head/head.ts';
+const RECOVERY = 'src/head/recovery.ts';
+const SLOTS = 'src/head/slot-allocator.ts';
+const SLED = 'src/sled/sled.ts';
+
+export const HEAD_BUGS: readonly PlantedBug[] = [
+  {
+    name: 'torn-tail-kept',
+    breaks: 'Recovery keeps a write of the unsynced tail whose data is not whole.',
+    file: RECOVERY,
+    find: "const bad = row === 'torn' ? scan.damagedData! : await",
+    replacement: "const bad = row === 'torn' ? undefined : await",
+  },
+  {
+    name: 'bulk-tail-unverified',
+    breaks: 'Recovery keeps a bulk operation whose data never reached its slot.',
+    file: RECOVERY,
+    find: 'if (!covered && entry.sums[i] !== NO_SUM && actual[i] !== entry.sums[i]) return bulk.position;',
+    replacement: 'void [covered, NO_SUM];',
+  },
+  {
+    name: 'op-number-reused',
+    breaks: 'After a restart operations get numbers that the log holds already.',
+    file: RECOVERY,
+    find: "volume.lastOp = Math.max(volume.lastOp, header.op) as LoggedOp['op'];",
+    replacement: '',
+  },
+  {
+    name: 'op-number-lost-with-the-cut',
+    breaks: 'The log is cut without the index being told how far the numbers of operations have got.',
+    file: DESTAGE,
+    find: 'transaction.putVolume(volume.toEntry(lastOp));',
+    replacement: 'transaction.putVolume(volume.toEntry(volume.storedOp));',
+  },
+  {
+    name: 'logged-slot-forgotten',
+    breaks: 'After a restart slots that only the log names are handed out to others.',
+    file: RECOVERY,
+    find: 'this.head.slots.adopt(location, header.volume, blocksPerChunk * BLOCK_BYTES, this.head.sled.device(device));',
+    replacement: '',
+  },
+  {
+    name: 'epoch-not-raised',
+    breaks: 'A process that opens the node writes with the epoch of the one before.',
+    file: 'src/node/start.ts',
+    find: 'const epoch = (before.epoch + 1) as Epoch;',
+    replacement: 'const epoch = before.epoch;',
+  },
+  {
+    name: 'trim-lost-on-recovery',
+    breaks: 'A trim of whole chunks that recovery plays again does not hide what the index has of them.',
+    file: HEAD,
+    find: 'volume.drop(firstWhole, endWhole);',
+    replacement: 'if (!this.#replaying) volume.drop(firstWhole, endWhole);',
+  },
+  {
+    name: 'trimmed-blocks-stay-in-cache',
+    breaks: 'Blocks that were zeroed or trimmed are still found in the cache.',
+    file: HEAD,
+    find: 'cache.invalidate(volume.number, op.first, op.count);',
+    replacement: 'void cache;',
+  },
+  {
+    name: 'written-blocks-stale-in-cache',
+    breaks: 'A block that is written keeps its old content in the cache.',
+    file: HEAD,
+    find: 'if (!this.#replaying) cache.replace(volume.number, block, memory.bytes, op.dataOffset + i * BLOCK_BYTES);',
+    replacement: 'void cache;',
+  },
+  {
+    name: 'replaced-slot-free-before-replacement',
+    breaks: 'A slot comes free when no record names it, though the operation that replaced it may still be lost.',
+    file: HEAD,
+    find: 'this.slots.retire(entry.location, until, dropped);',
+    replacement: 'this.slots.retire(entry.location, this.slots.namedUntil(entry.location), dropped);',
+  },
+  {
+    name: 'devices-not-synced-before-index',
+    breaks: 'The index refers to data that the devices have not synced.',
+    file: CARRIER,
+    find: 'const devicesSynced = completion(request => this.#head.sled.syncData(request)).then(result => {',
+    replacement: 'const devicesSynced = Promise.resolve(0).then(result => {',
+  },
+  {
+    name: 'log-not-synced-before-index',
+    breaks: 'The log is cut over operations whose replacements are not durable.',
+    file: CARRIER,
+    find: 'await Promise.allSettled([devicesSynced, this.#store.logSynced()]);',
+    replacement: 'await Promise.allSettled([devicesSynced]);',
+  },
+  {
+    name: 'slots-rewritten-before-log-sync',
+    breaks: 'Slots are rewritten in place with data that the log does not hold durably.',
+    file: DESTAGE,
+    find: 'await this.#store.logSynced();\n      await this.#carryDrops();',
+    replacement: 'await this.#carryDrops();',
+  },
+  {
+    name: 'trim-carried-before-durable',
+    breaks: 'Trimmed chunks leave the index before the trim is durable in the log.',
+    file: DESTAGE,
+    find: '// Operations that were committed meanwhile are in the log, but perhaps not synced.\n      await this.#store.logSynced();',
+    replacement: '',
+  },
+  {
+    name: 'cut-before-index',
+    breaks: 'The log is cut, and what was retired comes free, before the index transaction is durable.',
+    file: DESTAGE,
+    find: 'await this.#carrier.carryAll(dirty, { cut, position, ops }, conclude, putBack);',
+    replacement:
+      'log.trim(cut);\n    this.#head.slots.cutPassed(cut);\n    await this.#carrier.carryAll(dirty, { cut, position, ops }, conclude, putBack);',
+  },
+  {
+    name: 'index-commit-not-awaited',
+    breaks: 'An index transaction counts as durable as soon as it was asked for.',
+    file: 'src/head/destage-store.ts',
+    find: 'const result = await completion(request => transaction.commit(request));',
+    replacement:
+      'void completion(request => transaction.commit(request));\n    const result: number = await Promise.resolve(0);',
+  },
+  {
+    name: 'newer-block-removed',
+    breaks: 'A block that was written again during a destage leaves the overlay with its older version.',
+    file: CARRIER,
+    find: 'if (row >= 0 && overlay.positionOf(row) === group.positions[i]) overlay.removeBlock(row);',
+    replacement: 'if (row >= 0) overlay.removeBlock(row);',
+  },
+  {
+    name: 'newer-chunk-removed',
+    breaks: 'A chunk that was written as a whole again during a destage leaves the overlay with its older version.',
+    file: CARRIER,
+    find: 'if (row >= 0 && base !== undefined && overlay.entryOf(row) === base) overlay.removeEntry(row);',
+    replacement: 'if (row >= 0 && base !== undefined && overlay.entryOf(row) !== undefined) overlay.removeEntry(row);',
+  },
+  {
+    name: 'destage-trusts-cache',
+    breaks: 'The destage carries what the cache has of a block, also when that is newer than the checksum beside it.',
+    file: CARRIER,
+    find: 'return this.#sum[0] === group.sums[index];',
+    replacement: 'return this.#sum[0] === group.sums[index] || true;',
+  },
+  {
+    name: 'retired-slot-reused',
+    breaks: 'A retired slot is handed out again before the cut has passed the records that name it.',
+    file: SLOTS,
+    find: 'if (until <= this.#cut) {',
+    replacement: 'if (until >= 0) {',
+  },
+  {
+    name: 'slot-free-before-discard',
+    breaks: 'A dropped slot is free before its discard has ended, which takes new data along.',
+    file: 'src/head/discarded-space.ts',
+    find: 'this.#sled.discard(this.#current.location, this.#current.lengthBytes, this);',
+    replacement:
+      'this.#sled.discard(this.#current.location, this.#current.lengthBytes, { ioCompleted: () => {} });\n    this.ioCompleted();',
+  },
+  {
+    name: 'device-sync-error-ignored',
+    breaks: 'A device whose sync has failed goes on as if nothing had been lost.',
+    file: SLED,
+    find: "device.failure ??= 'a sync of it failed: what was written before may be lost';",
+    replacement: '',
+  },
+  {
+    name: 'device-sync-covers-later-writes',
+    breaks: 'A sync of a device counts for writes that ended while it was under way.',
+    file: SLED,
+    find: 'device.file.sync({ ioCompleted: result => this.#synced(device, writeCount, result) });',
+    replacement:
+      'device.file.sync({ ioCompleted: result => this.#synced(device, writeCount - writeCount + device.writeCount, result) });',
+  },
+];
