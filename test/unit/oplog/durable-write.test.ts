@@ -82,6 +82,21 @@ t.test('behind something that is not durable a batch goes through the page cache
   t.equal(started(rig, 'writeDurable'), 1, 'all before it is durable now');
 });
 
+t.test('in a new segment, too, a batch waits for a sync of what the segment before still holds', async t => {
+  const rig = await startedRig();
+  const fits = Math.floor(SEGMENT / RECORD);
+  for (let i = 0; i < fits; i++) t.ok(rig.write(1, i));
+  await rig.settle();
+  const [before] = rig.files.filter(file => file.counts.write > 0);
+  rig.write(1, 99, 'a', true);
+  await rig.settle();
+  t.equal(rig.seen.at(-1)!.position, SEGMENT, 'the file that it goes to is clean');
+  t.equal(started(rig, 'writeDurable'), 0);
+  t.equal(before.counts.sync, 1);
+  t.ok(rig.take().includes('a 0'));
+  t.equal(rig.log.durable, SEGMENT + RECORD);
+});
+
 t.test('a batch that waits for a sync under way goes the short way afterwards', async t => {
   const rig = await startedRig(['sync']);
   rig.write(1, 1);
