@@ -136,7 +136,7 @@ async function hunt(copy: WorkCopy, bugs: readonly PlantedBug[], firstSeed: numb
     results.push(result);
     say(`${bug.name}: ${describe(verdict)} (${result.seconds} s)`);
     if (verdict.kind === 'missed') say(`    ${bug.breaks}`);
-    else if (!verdict.says.includes('seed')) say(`    ${verdict.says}`);
+    else if (verdict.says !== '') say(`    ${verdict.says}`);
   }
   return results;
 }

@@ -113,9 +113,9 @@ function seedOf(result: TapResult): number {
   throw new Error(`the simulator failed without naming a seed: ${result.name}; ${result.details.join(' ')}`);
 }
 
-/** The line that tells most, for people. */
+/** The line that tells most, for people; empty when that is the name. */
 function saysOf(result: TapResult): string {
   const lines = [...result.details, ...result.comments].map(line => line.trim());
   const telling = lines.find(line => /^(\w*Error\b|AssertionError|.*\ballowed\b|v\d+[ :]|.*\bassert)/.test(line));
-  return (telling ?? result.name).slice(0, 200);
+  return (telling ?? '').slice(0, 200);
 }
