@@ -73,13 +73,6 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     replacement: 'void cache;',
   },
   {
-    name: 'replaced-slot-free-before-replacement',
-    breaks: 'A slot comes free when no record names it, though the operation that replaced it may still be lost.',
-    file: HEAD,
-    find: 'this.slots.retire(entry.location, until, dropped);',
-    replacement: 'this.slots.retire(entry.location, this.slots.namedUntil(entry.location), dropped);',
-  },
-  {
     name: 'devices-not-synced-before-index',
     breaks: 'The index refers to data that the devices have not synced.',
     file: CARRIER,

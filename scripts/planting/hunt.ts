@@ -1,6 +1,7 @@
 /**
  * Looks for what catches a bug that is planted in a copy of the checkout: first the simulator, with more and more runs,
- * then the unit tests of the folder that the bug is in and of the head, which puts most folders together.
+ * then the unit tests of the folder that the bug is in and of the head, which puts most folders together. Where a bug is in
+ * a folder that the simulator does not run, only the tests of that folder are left.
  *
  * The time that each may take is bounded. A simulator that is out of time has caught nothing; a unit test that takes many
  * times as long as without the bug has.
@@ -15,6 +16,8 @@ const SIMULATOR_STAGES: readonly number[] = [4, 16, 40];
 const SIMULATOR = 'test/model/head.test.js';
 const SCENARIOS = 'test/model/head-scenarios.test.js';
 const SIMULATOR_MS = 30_000;
+/** Folders whose code the simulator runs; the rest it puts in place itself. */
+const SIMULATED_FOLDERS: ReadonlySet<string> = new Set(['oplog', 'index', 'sled', 'volume', 'head']);
 const UNIT_TEST_MS = 180_000;
 const LIMIT_MS_MIN = 10_000;
 const LIMIT_FACTOR = 4;
@@ -36,7 +39,7 @@ export class Hunt {
   }
 
   async run(bug: PlantedBug): Promise<Verdict> {
-    const simulated = await this.#simulate(SIMULATOR_MS);
+    const simulated = isSimulated(bug.file) ? await this.#simulate(SIMULATOR_MS) : undefined;
     if (simulated !== undefined) return simulated;
     return this.#test(unitTestsOf(bug.file, this.#directory));
   }
@@ -89,19 +92,30 @@ export class Hunt {
   }
 }
 
-/** Test files, below dist, of the folder that a source is in: that of the same name first. Then those of the head. */
+function folderOf(source: string): string {
+  return source.split('/')[1] ?? '';
+}
+
+function isSimulated(source: string): boolean {
+  return SIMULATED_FOLDERS.has(folderOf(source));
+}
+
+/**
+ * Test files, below dist, of the folder that a source is in: that of the same name first. Then, for what the simulator
+ * runs as well, those of the head and the simulator's scenarios.
+ */
 export function unitTestsOf(source: string, directory: string): string[] {
-  const [, folder = ''] = source.split('/');
   const own = `${basename(source, '.ts')}.test.js`;
   const found: string[] = [];
-  for (const name of new Set([folder, 'head'])) {
+  const folders = isSimulated(source) ? [folderOf(source), 'head'] : [folderOf(source)];
+  for (const name of new Set(folders)) {
     const path = join('test/unit', name);
     if (!existsSync(join(directory, 'dist', path))) continue;
     const files = readdirSync(join(directory, 'dist', path)).filter(file => file.endsWith('.test.js'));
     files.sort((a, b) => Number(b === own) - Number(a === own) || (a < b ? -1 : 1));
     found.push(...files.map(file => join(path, file)));
   }
-  return [...found, SCENARIOS];
+  return isSimulated(source) ? [...found, SCENARIOS] : found;
 }
 
 /** The seed that a failure of the simulator names, or that a broken invariant ended. */

@@ -42,7 +42,14 @@ t.test('the tests of a source are those of its folder, its own first, then those
   t.equal(tests[0], 'test/unit/oplog/scan.test.js');
   t.ok(tests.includes('test/unit/oplog/log.test.js'));
   t.ok(tests.indexOf('test/unit/head/requests.test.js') > tests.indexOf('test/unit/oplog/log.test.js'));
+  t.ok(tests.includes('test/model/head-scenarios.test.js'));
   t.equal(new Set(tests).size, tests.length);
+  const session = unitTestsOf('src/nbd-server/session.ts', root);
+  t.equal(session[0], 'test/unit/nbd-server/session.test.js');
+  t.ok(
+    session.every(file => file.startsWith('test/unit/nbd-server/')),
+    'what no simulator runs has those of its folder',
+  );
   for (const bug of ALL_BUGS) {
     for (const file of unitTestsOf(bug.file, root)) t.ok(existsSync(join(root, 'dist', file)), file);
   }
