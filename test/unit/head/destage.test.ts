@@ -1,7 +1,7 @@
 /** The destage: when it begins, in which order it does things, what races with it, and what it gives back. */
 import t from 'tap';
 import { EIO } from '../../../src/base/errno.ts';
-import { destageAgeMs } from '../../../src/base/limits.ts';
+import { destageAgeMs, dropAgeMs } from '../../../src/base/limits.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { HeadRig, isAll, pump, SEGMENT } from './head-rig.ts';
 
@@ -194,6 +194,46 @@ t.test(
     t.ok(isAll(await again.read(4096, 4096), 2));
   },
 );
+
+t.test('what takes the place of a durable write during a destage is durable before the log is cut', async t => {
+  const rig = await HeadRig.start();
+  const { device } = rig.store;
+  await rig.write(4096, 4096, 1);
+  device.hold.add('sync');
+  rig.gate.held = [];
+  const all = rig.destage.all();
+  await rig.settle();
+  await rig.write(4096, 4096, 2);
+  const end = rig.log.committedEnd;
+  t.ok(rig.log.durable < end);
+  device.letGo();
+  await rig.settle();
+  t.equal(rig.gate.held.length, 1, 'the cut is about to pass the first write, which nothing has carried over');
+  t.equal(rig.log.durable, end);
+  const held = rig.gate.held;
+  rig.gate.held = undefined;
+  for (const commit of held) commit();
+  await pump(rig.loop, all);
+  t.ok(isAll(await rig.read(4096, 4096), 2));
+});
+
+t.test('a trim is durable in the log before the index forgets the chunk', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, CHUNK, 1);
+  await pump(rig.loop, rig.destage.all());
+  await rig.do('trim', 0, CHUNK);
+  const end = rig.log.committedEnd;
+  t.ok(rig.log.durable < end);
+  rig.gate.held = [];
+  await rig.advance(dropAgeMs);
+  t.equal(rig.gate.held.length, 1, 'it is about to');
+  t.equal(rig.log.durable, end);
+  const held = rig.gate.held;
+  rig.gate.held = undefined;
+  for (const commit of held) commit();
+  await rig.settle();
+  t.equal(rig.index.chunk(rig.volume().number, 0), undefined);
+});
 
 t.test('a chunk that is trimmed and written again while a destage begins is destaged once more', async t => {
   // Its block must not be forgotten: the cut would pass it, and the write would be lost with the log's segment.
