@@ -15,26 +15,33 @@ export interface TapResult {
   readonly comments: readonly string[];
 }
 
-/** Enough for the lines that explain a failure to arrive behind it. */
+/** Enough for the lines that explain a failure to arrive behind it; and for a line that is waited for. */
 const LINGER_MS = 100;
+const AWAITED_MS = 5000;
 
 let running: ChildProcess | undefined;
 
 /** Ends the program that is running, if one is: for whoever is told to stop. */
 export function endRunning(): void {
-  if (running?.pid === undefined) return;
+  if (running !== undefined) endGroup(running);
+}
+
+function endGroup(child: ChildProcess): void {
+  if (child.pid === undefined) return;
   try {
-    process.kill(-running.pid, 'SIGKILL');
+    process.kill(-child.pid, 'SIGKILL');
   } catch {
     // Nothing of the group is left.
   }
 }
 
+/** After a failure the program goes on until it has said a line that is `awaited`, or for some seconds. */
 export async function runTap(
   file: string,
   directory: string,
   environment: Readonly<Record<string, string>>,
   timeoutMs: number,
+  awaited?: RegExp,
 ): Promise<TapResult> {
   const child = spawn(process.execPath, ['--enable-source-maps', file], {
     cwd: directory,
@@ -49,15 +56,21 @@ export async function runTap(
   let timedOut = false;
   const timeout = setTimeout(() => {
     timedOut = true;
-    endRunning();
+    endGroup(child);
   }, timeoutMs);
-  let lingering = false;
+  let ending: NodeJS.Timeout | undefined;
+  let isSaid = awaited === undefined;
+  const endIn = (milliseconds: number) => {
+    clearTimeout(ending);
+    ending = setTimeout(() => endGroup(child), milliseconds);
+  };
   createInterface({ input: child.stdout }).on('line', line => {
     if (line.startsWith('# ')) comments.push(line.slice(2));
     counter.line(line);
-    if (counter.counts.failed === 0 || lingering) return;
-    lingering = true;
-    setTimeout(endRunning, LINGER_MS);
+    if (counter.counts.failed === 0) return;
+    const isAwaited = !isSaid && awaited?.test(line) === true;
+    if (isAwaited || ending === undefined) endIn(isSaid || isAwaited ? LINGER_MS : AWAITED_MS);
+    isSaid ||= isAwaited;
   });
   createInterface({ input: child.stderr }).on('line', line => {
     if (errorLines.length < 40) errorLines.push(line);
@@ -67,7 +80,8 @@ export async function runTap(
     child.once('close', resolve);
   });
   clearTimeout(timeout);
-  endRunning();
+  clearTimeout(ending);
+  endGroup(child);
   running = undefined;
   const failed = counter.notices.find(notice => notice.kind === 'failed');
   if (failed !== undefined) return { outcome: 'failed', name: failed.name, details: failed.details, comments };

@@ -84,6 +84,8 @@ t.test('a program is run to its end, its first failure, or the end of its time',
     'bad.js':
       "console.log('TAP version 14\\nnot ok 1 - wrong\\n  ---\\n  why: so\\n  ...'); setTimeout(() => {}, 60000);",
     'broken.js': "console.log('# seed 7'); throw new TypeError('unheard of');",
+    'late.js':
+      "console.log('TAP version 14\\nnot ok 1 - wrong'); setTimeout(() => { console.log('# run of seed 9'); setTimeout(() => {}, 60000); }, 500);",
     'endless.js': 'setTimeout(() => {}, 60000);',
     'asked.js': "console.log(process.env.ASKED === 'yes' ? 'ok 1 - asked' : 'not ok 1 - not asked');",
   });
@@ -93,6 +95,8 @@ t.test('a program is run to its end, its first failure, or the end of its time',
   const broken = await run('broken.js');
   t.match(broken, { outcome: 'failed', name: 'exit code 1', comments: ['seed 7'] });
   t.ok(broken.details.some(line => line.includes('unheard of')));
+  const late = await runTap('late.js', directory, {}, 20_000, /seed \d/);
+  t.match(late, { outcome: 'failed', name: 'wrong', comments: ['run of seed 9'] }, 'what is awaited is heard');
   t.match(await run('endless.js', 300), { outcome: 'timed out' });
   t.match(await run('asked.js'), { outcome: 'passed' });
 });
