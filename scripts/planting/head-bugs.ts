@@ -24,6 +24,13 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     replacement: 'void [covered, NO_SUM];',
   },
   {
+    name: 'failed-sync-forgotten',
+    breaks: 'A start after a failed sync takes what the page cache holds for what the next sync will write.',
+    file: RECOVERY,
+    find: 'const rewrites = ports.syncHasFailed === true;',
+    replacement: 'const rewrites = false;',
+  },
+  {
     name: 'op-number-reused',
     breaks: 'After a restart operations get numbers that the log holds already.',
     file: RECOVERY,
@@ -156,7 +163,7 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     name: 'device-sync-error-ignored',
     breaks: 'A device whose sync has failed goes on as if nothing had been lost.',
     file: SLED,
-    find: "device.failure ??= 'a sync of it failed: what was written before may be lost';",
+    find: "device.failure = 'a sync of it failed: what was written before may be lost';",
     replacement: '',
   },
   {

@@ -25,8 +25,8 @@ export const LOG_BUGS: readonly PlantedBug[] = [
     name: 'log-sync-error-ignored',
     breaks: 'A sync of the log that fails counts as one that has worked.',
     file: GROUP_COMMIT,
-    find: 'if (result < 0 && this.#error === 0) this.#error = -result;',
-    replacement: 'void result;',
+    find: 'if (result < 0) {',
+    replacement: 'if (result === undefined) {',
   },
   {
     name: 'flush-joins-round-under-way',
