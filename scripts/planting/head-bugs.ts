@@ -138,8 +138,8 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     replacement: 'if (row >= 0 && base !== undefined && overlay.entryOf(row) !== undefined) overlay.removeEntry(row);',
   },
   {
-    name: 'destage-trusts-cache',
-    breaks: 'The destage carries what the cache has of a block, also when that is newer than the checksum beside it.',
+    name: 'destage-checks-nothing',
+    breaks: 'The destage carries what it reads without a look at the checksum, and tells nobody of a damaged block.',
     file: CARRIER,
     find: 'return this.#sum[0] === group.sums[index];',
     replacement: 'return this.#sum[0] === group.sums[index] || true;',

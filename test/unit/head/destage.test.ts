@@ -3,6 +3,7 @@ import t from 'tap';
 import { EIO } from '../../../src/base/errno.ts';
 import { destageAgeMs, dropAgeMs } from '../../../src/base/limits.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
+import { writeDataOffset } from '../../../src/oplog/record.ts';
 import { HeadRig, isAll, pump, SEGMENT } from './head-rig.ts';
 
 const CHUNK = 64 * KIB;
@@ -347,6 +348,22 @@ t.test('a step that failed is carried to its end later: every chunk of its list'
   t.equal(rig.log.cut, rig.log.committedEnd);
   for (let i = 0; i < 3000; i += 37) if (!isAll(await rig.read(i * 20480, 4096), i % 255)) t.fail(`write ${i}`);
 });
+
+t.test(
+  'a block that the disk has damaged in the log is told of by the destage, and everything else goes on',
+  async t => {
+    const rig = await HeadRig.start();
+    await rig.write(0, 4096, 1);
+    await rig.write(8192, 4096, 2);
+    const file = rig.store.segments.find(segment => segment.counts.write > 0)!;
+    file.poke(writeDataOffset(1) + 100, new Uint8Array([9]));
+    await pump(rig.loop, rig.destage.all());
+    t.same(rig.events, [`corrupt vol1 0 log position ${writeDataOffset(1)}`]);
+    t.equal(rig.log.cut, rig.log.committedEnd);
+    t.equal((await rig.do('read', 0, 4096)).errno, EIO, 'never wrong bytes');
+    t.ok(isAll(await rig.read(8192, 4096), 2));
+  },
+);
 
 t.test('neighbouring blocks are written to their slot as one', async t => {
   const rig = await HeadRig.start();
