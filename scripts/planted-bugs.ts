@@ -16,7 +16,7 @@ import { WorkCopy } from './planting/work-copy.ts';
 const HELP = `Usage: scripts/planted-bugs [OPTION]...
 
 Plants known bugs in a copy of the product, one at a time, and says which test catches each of them and
-how soon. Everything is run without a bug first. All of it takes about a quarter of an hour.
+how soon. Everything is run without a bug first. All of it takes about twenty minutes.
 
   --only NAME,...   only these bugs
   --list            say what there is, and plant nothing
