@@ -90,7 +90,7 @@ class LogCheck {
       return undefined;
     }
     const whole: BlockFile[] = [];
-    for (const segment of segments) if (await this.#hasItsLength(segment)) whole.push(segment.file);
+    for (const segment of segments) if (this.#hasItsLength(segment)) whole.push(segment.file);
     const first = Math.floor(cut / segmentBytes);
     const { live } = await identifySegments(whole, segmentBytes, { regions, checksums });
     for (const number of [...live.keys()]) if (number < first) live.delete(number);
@@ -160,21 +160,12 @@ class LogCheck {
   }
 
   /** A start makes a file of another length anew: an unfinished one has nothing in it. */
-  async #hasItsLength({ path, file }: SegmentFile): Promise<boolean> {
-    const { segmentBytes, regions, findings } = this.#ports;
-    if (file.sizeBytes === segmentBytes) return true;
-    let holds = false;
-    if (file.sizeBytes >= BLOCK_BYTES) {
-      const region = regions.allocate(BLOCK_BYTES);
-      const result = await completion(request => file.read(0, region, 0, BLOCK_BYTES, request));
-      if (result < 0) throw new SledgeError('io', `${path} cannot be read: ${errnoName(result)}`);
-      holds = region.bytes.some(byte => byte !== 0);
-    }
-    const what = `${path} has ${file.sizeBytes} bytes of ${segmentBytes}.`;
-    findings.add(holds ? 'log-segment-length' : 'log-segment-unfinished', what, {
-      file: path,
-      offsetBytes: file.sizeBytes,
-    });
+  #hasItsLength({ path, file }: SegmentFile): boolean {
+    const { segmentBytes, findings } = this.#ports;
+    const { sizeBytes } = file;
+    if (sizeBytes === segmentBytes) return true;
+    const kind = sizeBytes === 0 ? 'log-segment-unfinished' : 'log-segment-length';
+    findings.add(kind, `${path} has ${sizeBytes} bytes of ${segmentBytes}.`, { file: path, offsetBytes: sizeBytes });
     return false;
   }
 

@@ -99,8 +99,8 @@ const TABLE = {
   },
   'log-segment-length': {
     severity: 'error',
-    why: 'A segment has one length. This one holds records, and a start would write zeroes over them.',
-    todo: 'Start no server: bring the file back from a backup first.',
+    why: 'A segment has one length. This one may hold records, and no server starts with it.',
+    todo: 'Bring the whole file back from a backup.',
   },
   'log-segment-unfinished': {
     severity: 'note',
