@@ -33,6 +33,8 @@ export interface Row {
    * It reads all of the volume: servers that live from the page cache find it there, and Sledge's own cache is full.
    */
   readonly pageCached?: boolean;
+  /** What it reads comes from the disk: Sledge's volume is read once before. */
+  readonly fromDisk?: boolean;
   /** The rate is looked at in pieces, too. */
   readonly watchesRate?: boolean;
   /** Part of --quick. */
@@ -140,7 +142,7 @@ const PAIRS: Small = {
 };
 
 const hot: Partial<Row> = { warmBytes: WARM_BYTES, classes: SERVERS };
-const miss: Partial<Row> = { classes: TO_THE_DISK, sledgeArguments: ['--cache', '64MiB'] };
+const miss: Partial<Row> = { classes: TO_THE_DISK, fromDisk: true, sledgeArguments: ['--cache', '64MiB'] };
 const burst: Partial<Row> = { seconds: 10 };
 const fua: Partial<Row> = { fioOnFileOnly: true };
 
@@ -174,6 +176,7 @@ export const rows: readonly Row[] = [
   small(READ, DEEP, [], { pageCached: true, quick: false }),
   stream('seqread', 'sequential read beyond the cache', 'read', {
     classes: TO_THE_DISK,
+    fromDisk: true,
     quick: true,
     gates: [faster(1, 'direct'), faster(0.9, 'raw')],
   }),
