@@ -18,7 +18,7 @@ const times = isLong ? 100 : 10;
 const skip =
   skipWithoutRig() || skipUnlessInstalled('python3', 'certtool', 'setpriv', 'socat', 'nbdkit') || skipOnStandIn();
 
-t.setTimeout(600_000);
+t.setTimeout(isLong ? 1_800_000 : 600_000);
 
 t.test('refusals, adoption, TLS', { skip, timeout: 290_000 }, async t => {
   const directory = temporaryDirectory(t);
