@@ -11,8 +11,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import { formatBytes, MIB, parseBytes } from '../src/base/units.ts';
-import { projectDirectory } from '../test/support/nbd-programs.ts';
 import { sledgeJson } from '../test/support/server-process.ts';
+import { loadProgram } from './bench/nbd-load.ts';
 import { residentBytes, stopProcesses } from './bench/nbd-process.ts';
 import { startSledge } from './bench/nbd-sledge.ts';
 import { judge, type Reading, type Window } from './soak-verdicts.ts';
@@ -49,7 +49,6 @@ interface LoadReport {
 }
 
 const execute = promisify(execFile);
-const load = join(projectDirectory, 'dist', 'bench', 'nbdload');
 
 const { values } = parseArgs({
   options: {
@@ -91,7 +90,7 @@ async function soak(directory: string, seconds: number, sizeBytes: number): Prom
   const volumes = [`${VOLUME}:${sizeBytes}`];
   const server = await startSledge({ dataDirectory, listen: `unix:${socket}`, volumes, arguments: [] });
   progress(`filling ${formatBytes(sizeBytes)}`);
-  await execute(load, ['-w', 'write', '-b', '1m', '-q', '8', '--once', '--verify', uri]);
+  await execute(loadProgram, ['-w', 'write', '-b', '1m', '-q', '8', '--once', '--verify', uri]);
 
   const readings: Reading[] = [];
   const windows: Window[] = [];
@@ -128,7 +127,7 @@ async function soak(directory: string, seconds: number, sizeBytes: number): Prom
 async function loadWindow(dataDirectory: string, uri: string, pid: number, at: number): Promise<Window> {
   const before = await statusOf(dataDirectory);
   const time = ['-t', String(WINDOW_SECONDS), '-r', '0'];
-  const { stdout } = await execute(load, [...LOAD, ...time, '--verify', '-j', '-p', String(pid), uri]);
+  const { stdout } = await execute(loadProgram, [...LOAD, ...time, '--verify', '-j', '-p', String(pid), uri]);
   const report = JSON.parse(stdout) as LoadReport;
   const after = await statusOf(dataDirectory);
   const { lastMinute } = after.eventLoopDelayMs;

@@ -27,7 +27,7 @@ interface LoadReport {
   readonly errors: number;
 }
 
-const program = process.env['SLEDGE_NBDLOAD'] ?? join(projectDirectory, 'dist', 'bench', 'nbdload');
+export const loadProgram = process.env['SLEDGE_NBDLOAD'] ?? join(projectDirectory, 'dist', 'bench', 'nbdload');
 const execute = promisify(execFile);
 
 /** A stall shows in any window of the full length that begins at a multiple of this. */
@@ -47,34 +47,38 @@ export function clientTimeoutMs(row: Row, rampSeconds: number): number {
 }
 
 export async function fillOverNbd(uri: string): Promise<void> {
-  await execute(program, ['-w', 'write', '-b', '1m', '-q', '8', '--once', uri]);
+  await execute(loadProgram, ['-w', 'write', '-b', '1m', '-q', '8', '--once', uri]);
 }
 
 /** Writes that go through a log, until it has its full length: the first round of a log makes its files, too. */
 export async function fillLog(uri: string): Promise<void> {
   const time = ['-t', String(LOG_FILL_SECONDS), '-r', '0'];
-  await execute(program, ['-w', 'randwrite', '-b', '32k', '-q', '16', ...time, uri]);
+  await execute(loadProgram, ['-w', 'randwrite', '-b', '32k', '-q', '16', ...time, uri]);
 }
 
 /** Reads the beginning of the volume once. */
 export async function warm(row: Row, bytes: number, uri: string): Promise<void> {
   const engine = row.tls ? ['-e', 'libnbd'] : [];
-  await execute(program, ['-w', 'read', '-b', '1m', '-q', '4', '--once', '-s', String(bytes), ...engine, uri]);
+  await execute(loadProgram, ['-w', 'read', '-b', '1m', '-q', '4', '--once', '-s', String(bytes), ...engine, uri]);
 }
 
 /** Random reads of the whole volume until a cache of a server's own is as full as it gets. */
 export async function fillCache(uri: string): Promise<void> {
   const time = ['-t', String(CACHE_FILL_SECONDS), '-r', '0'];
-  await execute(program, ['-w', 'randread', '-b', '4k', '-q', '16', ...time, uri]);
+  await execute(loadProgram, ['-w', 'randread', '-b', '4k', '-q', '16', ...time, uri]);
 }
 
 export async function loadRun(row: Row, rampSeconds: number, uri: string, serverPid: number): Promise<Sample> {
   const time = ['-t', String(row.seconds), '-r', String(rampSeconds)];
   const intervals = row.watchesRate ? ['--interval', String(INTERVAL_MS)] : [];
-  const { stdout } = await execute(program, ['-j', ...row.load, ...time, ...intervals, '-p', String(serverPid), uri], {
-    timeout: clientTimeoutMs(row, rampSeconds),
-    killSignal: 'SIGKILL',
-  });
+  const { stdout } = await execute(
+    loadProgram,
+    ['-j', ...row.load, ...time, ...intervals, '-p', String(serverPid), uri],
+    {
+      timeout: clientTimeoutMs(row, rampSeconds),
+      killSignal: 'SIGKILL',
+    },
+  );
   return sampleOf(row, JSON.parse(stdout) as LoadReport);
 }
 
@@ -107,6 +111,6 @@ function rateOf(row: Row, report: LoadReport): number {
 
 /** Whether rows over TLS can be measured: only libnbd speaks it, and nbdload is built with it where it is installed. */
 export async function loadHasTls(): Promise<boolean> {
-  const { stdout } = await execute(program, ['--help']);
+  const { stdout } = await execute(loadProgram, ['--help']);
   return !stdout.includes('without libnbd');
 }
