@@ -2,6 +2,7 @@
  * Whether the index agrees with itself, with the devices and with the log: volumes, columns, and each chunk's entry. It
  * goes through all entries twice at most, and keeps a bit for each slot.
  */
+import { setBit, testBit } from '../base/bits.ts';
 import { chunkBytesMax, chunkBytesMin, volumeBytesMax } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
 import type { VolumeNumber } from '../base/units.ts';
@@ -10,7 +11,6 @@ import type { ChunkEntry } from '../index/chunk-entry.ts';
 import type { IndexStore, VolumeEntry } from '../index/index-store.ts';
 import type { CheckedDevice } from './check-devices.ts';
 import type { ColumnTable } from './column-table.ts';
-import { setBit, testBit } from './column-table.ts';
 import type { FilePlace, Findings } from './finding.ts';
 import type { LogReplay } from './log-replay.ts';
 

@@ -2,6 +2,7 @@
  * The columns as the index has them, checked against devices and volumes; which slots the index marks, and which ones
  * its chunks were then seen in. The checks of log and chunks ask it what lies at a location.
  */
+import { testBit } from '../base/bits.ts';
 import { columnBytes } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
 import { locationDevice, locationPosition } from '../base/location.ts';
@@ -123,12 +124,4 @@ export class ColumnTable {
 
 function keyOf(device: number, column: number): string {
   return `${device}/${column}`;
-}
-
-export function testBit(bits: Uint32Array, index: number): boolean {
-  return (bits[index >>> 5] & (1 << (index & 31))) !== 0;
-}
-
-export function setBit(bits: Uint32Array, index: number): void {
-  bits[index >>> 5] |= 1 << (index & 31);
 }

@@ -7,6 +7,7 @@
  * - What it calls covered is not read from where the index says: the log holds it, or has dropped it.
  * - Memory is a bitmap for each chunk that the log touches, and a range for each run of chunks that were dropped whole.
  */
+import { setBit, testBit } from '../base/bits.ts';
 import type { Location } from '../base/location.ts';
 import type { LogPosition, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
@@ -15,7 +16,6 @@ import { bulkRecordBytes, getBulkDescriptor, RecordKind } from '../oplog/record.
 import type { ScannedRecord } from '../oplog/scan.ts';
 import { RangeSet } from '../volume/range-set.ts';
 import type { ColumnTable } from './column-table.ts';
-import { setBit, testBit } from './column-table.ts';
 import type { FilePlace } from './finding.ts';
 import { Findings } from './finding.ts';
 

@@ -13,6 +13,7 @@
  * - A slot whose content was dropped is in use until its space has been given back.
  */
 import { assert } from '../base/assert.ts';
+import { clearBit, setBit, testBit } from '../base/bits.ts';
 import { columnBytes, retiredBytesMin } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
 import { locationDevice, locationOf, locationPosition } from '../base/location.ts';
@@ -401,18 +402,6 @@ export class SlotAllocator {
     const position = column.device.columnPosition(column.number) + slot * column.chunkBytes;
     return locationOf(column.device.number, position);
   }
-}
-
-function testBit(bits: Uint32Array, index: number): boolean {
-  return (bits[index >>> 5] & (1 << (index & 31))) !== 0;
-}
-
-function setBit(bits: Uint32Array, index: number): void {
-  bits[index >>> 5] |= 1 << (index & 31);
-}
-
-function clearBit(bits: Uint32Array, index: number): void {
-  bits[index >>> 5] &= ~(1 << (index & 31));
 }
 
 /** Keeps a list that is sorted from high to low so. */
