@@ -10,6 +10,20 @@ const SLED = 'src/sled/sled.ts';
 
 export const HEAD_BUGS: readonly PlantedBug[] = [
   {
+    name: 'durable-falls-between-rounds',
+    breaks: 'Recovery that drops a torn tail takes back what the dropped records said was durable.',
+    file: RECOVERY,
+    find: 'known = { ...known, durable: scan.durable };',
+    replacement: 'void scan.durable;',
+  },
+  {
+    name: 'index-forgets-what-was-durable',
+    breaks: 'Recovery does not ask the index how far the log was durable, and may drop what the index knows of.',
+    file: RECOVERY,
+    find: 'position: since, epoch }, durable };',
+    replacement: 'position: since, epoch } };',
+  },
+  {
     name: 'torn-tail-kept',
     breaks: 'Recovery keeps a write of the unsynced tail whose data is not whole.',
     file: RECOVERY,

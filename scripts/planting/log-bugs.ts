@@ -8,6 +8,20 @@ const SCAN = 'src/oplog/scan.ts';
 
 export const LOG_BUGS: readonly PlantedBug[] = [
   {
+    name: 'durable-never-stated',
+    breaks: 'A log at rest does not say how far it is durable: damage in what was flushed last passes for a torn tail.',
+    file: LOG,
+    find: 'if (this.#failure !== 0 || this.#operationsEnd <= this.#cut) return false;',
+    replacement: 'if (this.#failure === 0 || this.#operationsEnd <= this.#cut) return false;',
+  },
+  {
+    name: 'flush-stops-short-of-last-operation',
+    breaks: 'A flush makes durable what was committed before the last operation.',
+    file: LOG,
+    find: 'this.#operationsEnd = op.end;',
+    replacement: 'this.#operationsEnd = op.position;',
+  },
+  {
     name: 'log-sync-skipped',
     breaks: 'Who waits for stable storage is answered without a sync of the log.',
     file: GROUP_COMMIT,

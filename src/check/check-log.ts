@@ -13,7 +13,7 @@ import type { RegionSource } from '../base/memory.ts';
 import type { LogPosition } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { RecoveryRow } from '../head/recovery.ts';
-import { judge } from '../head/recovery.ts';
+import { judge, knownOf } from '../head/recovery.ts';
 import type { IndexState } from '../index/index-store.ts';
 import {
   emptyHeader,
@@ -24,7 +24,7 @@ import {
   RecordKind,
   writeDataOffset,
 } from '../oplog/record.ts';
-import type { EpochFloor, ScannedRecord, ScanResult } from '../oplog/scan.ts';
+import type { ScannedRecord, ScanResult } from '../oplog/scan.ts';
 import { identifySegments, scanLog } from '../oplog/scan.ts';
 import type { FilePlace, Findings } from './finding.ts';
 import type { ReplayPorts } from './log-replay.ts';
@@ -69,14 +69,13 @@ export async function checkLog(ports: LogCheckPorts): Promise<CheckedLog | undef
 
 class LogCheck {
   readonly #ports: LogCheckPorts;
-  readonly #floor: EpochFloor | undefined;
+  readonly #known: ReturnType<typeof knownOf>;
   readonly #paths: ReadonlyMap<BlockFile, string>;
   #live: ReadonlyMap<number, BlockFile> = new Map();
 
   constructor(ports: LogCheckPorts) {
-    const { state } = ports;
     this.#ports = ports;
-    this.#floor = state?.since === undefined ? undefined : { position: state.since, epoch: state.epoch };
+    this.#known = ports.state === undefined ? {} : knownOf(ports.state);
     this.#paths = new Map(ports.segments.map(({ path, file }) => [file, path]));
   }
 
@@ -113,7 +112,9 @@ class LogCheck {
       findings.add('log-block-damaged', what, this.#placeOf(block.position));
     }
     if (row === 'broken') {
-      const beyond = `a record ${this.#text(scan.continuesBeyond!)} shows that more had been durable`;
+      const isKnown = scan.continuesBeyond === this.#known.durable;
+      const witness = isKnown ? 'the index' : `a record ${this.#text(scan.continuesBeyond!)}`;
+      const beyond = `${witness} shows that more had been durable`;
       const what = `The op log is damaged ${this.#text(scan.end)}: no whole record is there, and ${beyond}.`;
       findings.add('log-broken', what, this.#placeOf(scan.end));
     } else {
@@ -134,7 +135,7 @@ class LogCheck {
     const placeOf = (position: number) => this.#placeOf(position)!;
     const replay = new LogReplay({ volumes, nextVolume, columns, placeOf });
     const damaged: { op: number; volume: string; position: number }[] = [];
-    const tools = { regions, checksums, floor: this.#floor };
+    const tools = { regions, checksums, ...this.#known };
     const scratch = new Uint32Array(logScanBytes / BLOCK_BYTES);
     const scan = await scanLog(this.#live, segmentBytes, cut, limit, tools, record => {
       for (const position of this.#damagedBlocks(record, scratch)) {
@@ -209,7 +210,8 @@ class LogCheck {
   }
 
   #epochAt(position: number): number {
-    return this.#floor !== undefined && position >= this.#floor.position ? this.#floor.epoch : 0;
+    const { floor } = this.#known;
+    return floor !== undefined && position >= floor.position ? floor.epoch : 0;
   }
 
   /** Undefined where no file has the position. */

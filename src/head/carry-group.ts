@@ -11,6 +11,7 @@
 import { NO_SUM } from '../base/checksum.ts';
 import type { BlockNumber, ChunkNumber, LogPosition, OpNumber } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
+import type { IndexTransaction } from '../index/index-store.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Head } from './head.ts';
 
@@ -22,6 +23,9 @@ export interface Fence {
   /** The last operation before the fence, of each volume. */
   readonly ops: ReadonlyMap<Volume, OpNumber>;
 }
+
+/** Adds to the last transaction of a step, and gives the log's new cut. */
+export type Conclude = (transaction: IndexTransaction) => LogPosition;
 
 /** A chunk that is being destaged. */
 export interface CarryTask {

@@ -35,9 +35,8 @@ import type { Region, RegionSource } from '../base/memory.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 import { isEmpty } from '../index/chunk-entry.ts';
-import type { IndexTransaction } from '../index/index-store.ts';
 import type { DirtyList } from '../volume/overlay.ts';
-import type { CarryTask, Fence } from './carry-group.ts';
+import type { CarryTask, Conclude, Fence } from './carry-group.ts';
 import { CarryGroup } from './carry-group.ts';
 import type { DestageStore } from './destage-store.ts';
 import { DestageStuck, DevicesFull } from './destage-store.ts';
@@ -88,13 +87,13 @@ export class ChunkCarrier {
   }
 
   /**
-   * Destages what the chunks of a list hold from before the fence; `conclude` adds to the last transaction. When it
+   * Destages what the chunks of a list hold from before the fence; `conclude` adds to the last transaction and gives the log's new cut. When it
    * rejects, `unfinished` says from where on the list is dirty still.
    */
   async carryAll(
     dirty: DirtyList,
     fence: Fence,
-    conclude: (transaction: IndexTransaction) => void,
+    conclude: Conclude,
     unfinished: (from: number) => void,
   ): Promise<void> {
     let from = 0;
@@ -109,7 +108,7 @@ export class ChunkCarrier {
   }
 
   /** Returns from where on the list is to be carried yet. */
-  async #carryGroup(dirty: DirtyList, from: number, fence: Fence, conclude: (transaction: IndexTransaction) => void) {
+  async #carryGroup(dirty: DirtyList, from: number, fence: Fence, conclude: Conclude) {
     const group = new CarryGroup();
     const { tasks } = group;
     let stored = 0;
@@ -305,10 +304,7 @@ export class ChunkCarrier {
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
   }
 
-  async #storeTasks(
-    tasks: readonly CarryTask[],
-    conclude: ((transaction: IndexTransaction) => void) | undefined,
-  ): Promise<void> {
+  async #storeTasks(tasks: readonly CarryTask[], conclude: Conclude | undefined): Promise<void> {
     const { index, slots } = this.#head;
     this.#store.refuseFailed();
     const transaction = index.begin();
@@ -321,8 +317,8 @@ export class ChunkCarrier {
       transaction.putChunk(volume.number, chunk, entry);
       if (indexed?.location !== entry.location) slots.markIndexed(entry.location);
     }
-    conclude?.(transaction);
-    await this.#store.commit(transaction);
+    const cut = conclude?.(transaction);
+    await this.#store.commit(transaction, cut);
   }
 
   /** The index has it: the overlay lets go of what has not changed since, and replaced slots are retired. */

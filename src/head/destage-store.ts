@@ -4,6 +4,7 @@
  */
 import { errnoName } from '../base/errno.ts';
 import { completion } from '../base/io-wait.ts';
+import type { Epoch } from '../base/units.ts';
 import type { IndexTransaction } from '../index/index-store.ts';
 import type { Head } from './head.ts';
 
@@ -27,10 +28,12 @@ export class DevicesFull extends DestageStuck {
 
 export class DestageStore {
   readonly #head: Head;
+  readonly #epoch: Epoch;
   #failed = false;
 
-  constructor(head: Head) {
+  constructor(head: Head, epoch: Epoch) {
     this.#head = head;
+    this.#epoch = epoch;
   }
 
   /** A commit has failed: what the index holds is found out at the next start, and until then no slot comes free. */
@@ -48,10 +51,15 @@ export class DestageStore {
     if (this.#failed) throw new DestageStuck('the index could not be written', 'for good');
   }
 
-  /** Commits the transaction together with the columns that have changed. */
-  async commit(transaction: IndexTransaction): Promise<void> {
+  /**
+   * Commits the transaction together with the columns that have changed, and with the log's state: its new cut, if it has
+   * one, and how far it is durable, since what the index says from here on relies on that.
+   */
+  async commit(transaction: IndexTransaction, cut = this.#head.log.cut): Promise<void> {
     this.refuseFailed();
-    this.#head.slots.store(transaction);
+    const { slots, log } = this.#head;
+    slots.store(transaction);
+    transaction.putState({ cut, epoch: this.#epoch, since: log.beginning, durable: log.durable });
     const result = await completion(request => transaction.commit(request));
     if (result >= 0) return;
     this.#failed = true;

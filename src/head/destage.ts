@@ -73,7 +73,7 @@ export class Destage implements DestageControl {
   constructor(ports: DestagePorts) {
     this.#ports = ports;
     this.#head = ports.head;
-    this.#store = new DestageStore(ports.head);
+    this.#store = new DestageStore(ports.head, ports.epoch);
     this.#pace = new Pace(ports.clock, () => ports.head.roomFreed());
     this.#carrier = new ChunkCarrier(ports.head, this.#store, ports.regions);
   }
@@ -265,7 +265,7 @@ export class Destage implements DestageControl {
       for (const [volume, lastOp] of ops) {
         if (volume.state === 'present' && lastOp !== volume.storedOp) transaction.putVolume(volume.toEntry(lastOp));
       }
-      transaction.putState({ cut, epoch: this.#ports.epoch, since: log.beginning });
+      return cut;
     };
     await this.#carrier.carryAll(dirty, { cut, position, ops }, conclude, putBack);
     for (const [volume, lastOp] of ops) volume.storedOp = lastOp;

@@ -249,6 +249,7 @@ export class Head implements Committer, RequestHandler {
         volume.sizeBytes = Math.max(volume.sizeBytes, op.first * BLOCK_BYTES);
         break;
       case RecordKind.end:
+      case RecordKind.mark:
         break;
       default:
         assertNever(op.kind);

@@ -3,14 +3,15 @@
  * before anything is served.
  *
  * What the end of the log means is decided by one table. `D` is the position up to which the log was durable, by the
- * word of its own records; the tail behind D was written, perhaps acknowledged, but never promised to survive power loss.
+ * word of its own records or of the index; the tail behind D was written, perhaps acknowledged, but never promised to survive power loss.
  *
  *   row              end of the log                       data               what is done
  *   empty            no record                            –                  begin
  *   clean            nothing behind it                    matches            keep all
  *   torn             nothing that was durable behind it   damaged behind D   drop from the damaged operation on
  *   rotten           nothing that was durable behind it   damaged before D   keep all; reads of the block give EIO
- *   broken           a later record was durable           –                  refuse: operations in the middle are lost
+ *   broken           before D, or a later record was      –                  refuse: operations in the middle are lost
+ *                    durable
  *
  * Bulk operations behind D name slots whose data may not have reached the device: their checksums are verified, and the
  * log is dropped from the first one that does not match, unless newer operations cover what is wrong.
@@ -29,13 +30,14 @@ import { locationDevice } from '../base/location.ts';
 import type { RegionSource } from '../base/memory.ts';
 import type { BlockNumber, ChunkNumber, LogPosition } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
+import type { IndexState } from '../index/index-store.ts';
 import { LOG_PAGE_BYTES } from '../oplog/batch.ts';
 import type { BulkChunk, LoggedOp } from '../oplog/logged-op.ts';
 import { emptyOp } from '../oplog/logged-op.ts';
 import type { RecordHeader } from '../oplog/record.ts';
 import { getBulkDescriptor, RECORD_HEADER_BYTES, RecordKind, writeDataOffset } from '../oplog/record.ts';
 import { rewriteLog } from '../oplog/rewrite.ts';
-import type { EpochFloor, ScannedRecord, ScanResult } from '../oplog/scan.ts';
+import type { ScannedRecord, ScanPorts, ScanResult } from '../oplog/scan.ts';
 import { scanLog } from '../oplog/scan.ts';
 import type { Head } from './head.ts';
 
@@ -47,6 +49,11 @@ export function judge(scan: Pick<ScanResult, 'records' | 'durable' | 'damagedDat
   if (scan.records === 0) return 'empty';
   if (scan.damagedData === undefined) return 'clean';
   return scan.damagedData >= scan.durable ? 'torn' : 'rotten';
+}
+
+/** What the index says of the log, for a scan of it. */
+export function knownOf({ epoch, since, durable }: IndexState): Pick<ScanPorts, 'floor' | 'durable'> {
+  return { floor: since === undefined ? undefined : { position: since, epoch }, durable };
 }
 
 export interface RecoveryResult {
@@ -64,9 +71,8 @@ export interface RecoveryPorts {
   readonly newHead: () => Head;
   readonly live: ReadonlyMap<number, BlockFile>;
   readonly segmentBytes: number;
-  readonly cut: LogPosition;
   /** Of the process before, as the index has it. */
-  readonly floor?: EpochFloor | undefined;
+  readonly state: IndexState;
   readonly regions: RegionSource;
   /** In a process before, since a sync last succeeded. */
   readonly syncHasFailed?: boolean;
@@ -83,12 +89,13 @@ interface UnprovenBulk {
 /** Rejects with `corrupt` (row `broken`), `device-missing` or `io`. */
 export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { readonly head: Head }> {
   let limit = Number.POSITIVE_INFINITY;
+  let known = knownOf(ports.state);
   let first: RecoveryRow | undefined;
   for (;;) {
     const replay = new Replay(ports.newHead());
-    const { live, segmentBytes, cut, floor, regions } = ports;
-    const tools = { regions, checksums: replay.head.checksums, floor };
-    const scan = await scanLog(live, segmentBytes, cut, limit, tools, record => replay.apply(record));
+    const { live, segmentBytes, state, regions } = ports;
+    const tools = { regions, checksums: replay.head.checksums, ...known };
+    const scan = await scanLog(live, segmentBytes, state.cut, limit, tools, record => replay.apply(record));
     const row = judge(scan);
     first ??= row;
     if (row === 'broken') {
@@ -115,6 +122,8 @@ export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { 
     }
     assert(bad < limit, 'each round drops more');
     limit = bad;
+    // The records that say so may be among those that are dropped.
+    known = { ...known, durable: scan.durable };
   }
 }
 

@@ -54,6 +54,8 @@ export interface IndexState {
    * may still stand there, whole.
    */
   readonly since?: LogPosition;
+  /** Up to here the log was durable: a log that ends before, or is damaged before, has not just lost its unsynced tail. */
+  readonly durable?: LogPosition;
 }
 
 /** Changes that are gathered and then committed at once. */

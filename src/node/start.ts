@@ -116,8 +116,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     newHead: () => newHead(platform, index, devices, options, events, bounce),
     live: found.live,
     segmentBytes: logSegmentBytes,
-    cut: before.cut,
-    floor: before.since === undefined ? undefined : { position: before.since, epoch: before.epoch },
+    state: before,
     regions: platform,
     syncHasFailed: directory.syncHasFailed,
   });
@@ -126,7 +125,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   log.info({ row, operations, milliseconds }, `recovered: ${describeRow(row)}`);
   if (row === 'rotten') problems.add('log-rotten', rottenProblem);
   const epoch = (before.epoch + 1) as Epoch;
-  await storeEpoch(index, { cut: before.cut, epoch, since: end });
+  await storeEpoch(index, { ...before, epoch, since: end });
   opLog = new OpLog(
     { turns: platform, clock: platform, regions: platform, checksums: platform, segments, data: head.sled },
     head,

@@ -30,7 +30,7 @@ export interface SegmentSource {
 
 export interface OpLogPorts {
   readonly turns: Turns;
-  readonly clock: Pick<Clock, 'nowMs'>;
+  readonly clock: Clock;
   readonly regions: RegionSource;
   readonly checksums: Checksums;
   readonly segments: SegmentSource;

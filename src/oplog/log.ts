@@ -16,6 +16,8 @@
  * - Files are written in whole pages: a batch begins with what its first page holds already and ends with zeroes up to
  *   the page's end, so that the page cache never has to read a page in order to change a part of it. Two batches may
  *   so write the same page: the writes of a buffered file take effect in the order in which they were asked for.
+ * - When the log comes to rest, a record says how far it is durable (see mark-timer.ts). A mark is no operation: nobody
+ *   waits for it, and a flush does not have to make it durable.
  * - A batch in which everybody waits for stable storage, and before which all is durable, goes there by one durable write
  *   past the page cache. Until it has ended nothing else is written: it may share its first and last page with others.
  *
@@ -37,6 +39,8 @@ import type { SyncListener } from './group-commit.ts';
 import { GroupCommit } from './group-commit.ts';
 import type { Committer, OpLogOptions, OpLogPorts, OpLogState } from './log-ports.ts';
 import type { BulkChunk, OpOwner } from './logged-op.ts';
+import type { MarkedLog } from './mark-timer.ts';
+import { MarkTimer } from './mark-timer.ts';
 import type { RecordHeader } from './record.ts';
 import {
   bulkRecordBytes,
@@ -51,7 +55,7 @@ import {
 import { SegmentSet } from './segment-set.ts';
 import { WriteBack } from './write-back.ts';
 
-export class OpLog implements TurnTask, SyncListener {
+export class OpLog implements TurnTask, SyncListener, MarkedLog {
   readonly segmentBytes: number;
   readonly limitBytes: number;
   readonly #ports: OpLogPorts;
@@ -72,6 +76,10 @@ export class OpLog implements TurnTask, SyncListener {
   /** Where the next record goes. */
   #end: LogPosition;
   #committedEnd: LogPosition;
+  /** Behind the last operation that was committed: what a flush has to make durable. */
+  #operationsEnd: LogPosition;
+  /** The highest position that a record calls durable, of those that this process appended. */
+  #statedDurable: LogPosition;
   #cut: LogPosition;
   #turnAsked = false;
   #roomRefused = false;
@@ -80,6 +88,7 @@ export class OpLog implements TurnTask, SyncListener {
   #writingDurably = false;
   readonly #habit = new FlushHabit();
   readonly #company: Company;
+  readonly #marks: MarkTimer;
   #failure = 0;
 
   constructor(ports: OpLogPorts, committer: Committer, options: OpLogOptions, state: OpLogState) {
@@ -94,7 +103,10 @@ export class OpLog implements TurnTask, SyncListener {
     this.#cut = state.cut;
     this.#end = state.end;
     this.#committedEnd = state.end;
+    this.#operationsEnd = state.end;
+    this.#statedDurable = state.cut;
     this.#company = new Company(ports, () => this.#companyWaited());
+    this.#marks = new MarkTimer(ports.clock, this);
     const countMax = Math.floor(options.limitBytes / options.segmentBytes);
     this.#segments = new SegmentSet(ports.segments, countMax, state.live, state.spare, () => this.#tellRoom());
     // What recovery read may still be in the page cache only, and so may what it dropped, behind the end and in files that
@@ -236,7 +248,7 @@ export class OpLog implements TurnTask, SyncListener {
   /** Tells `owner` when everything that has been committed is durable. */
   flush(owner: OpOwner): void {
     this.#habit.flushAsked();
-    this.waitDurable(this.#committedEnd, owner);
+    this.waitDurable(this.#operationsEnd, owner);
   }
 
   /** The file that holds this position, as long as the log is not cut behind it. */
@@ -259,10 +271,30 @@ export class OpLog implements TurnTask, SyncListener {
     this.#tellRoom();
   }
 
-  /** Resolves when nothing is under way that nobody waits for, such as a further segment. What was appended stays. */
+  /**
+   * Resolves when nothing is under way that nobody waits for, such as a further segment. What was appended stays; if it
+   * is durable, that is on record.
+   */
   async close(): Promise<void> {
+    this.#marks.stop();
     await this.#segments.close();
     await this.#writeBack.stop();
+    await new Promise<void>(resolve => {
+      if (!this.lacksMark || !this.tryMark({ completed: () => resolve() })) resolve();
+    });
+  }
+
+  get lacksMark(): boolean {
+    if (this.#failure !== 0 || this.#operationsEnd <= this.#cut) return false;
+    return this.#statedDurable < Math.min(this.#commits.durable, this.#operationsEnd);
+  }
+
+  /** Tells `owner` when the mark is durable itself. */
+  tryMark(owner?: OpOwner): boolean {
+    const isQuiet = this.#filling === undefined && this.#writing.length === 0 && !this.#commits.isUnderWay;
+    if (!isQuiet || this.#commits.isWaitedFor || !this.#prepare(RECORD_HEADER_BYTES)) return false;
+    this.appendRange(RecordKind.mark, 0 as VolumeNumber, 0 as OpNumber, 0 as BlockNumber, 0, owner, true);
+    return true;
   }
 
   /** Runs at the end of each turn in which something was appended or durability was asked for. */
@@ -288,7 +320,8 @@ export class OpLog implements TurnTask, SyncListener {
     }
     if (this.#failure !== 0) return;
     batch.state = 'written';
-    if (!batch.durably) {
+    const wasDurable = batch.durably;
+    if (!wasDurable) {
       const position = batch.start % this.segmentBytes;
       const whole = batch.usedBytes - (batch.usedBytes % LOG_PAGE_BYTES);
       this.#writeBack.written(batch.segment!, position, position + whole);
@@ -299,13 +332,18 @@ export class OpLog implements TurnTask, SyncListener {
     }
     if (this.#filling !== undefined) this.#askForTurn();
     while (this.#writing.peek()?.state === 'written') this.#commit(this.#writing.shift());
+    if (wasDurable) this.#marks.durableRose();
     this.#tellRoom();
   }
 
   /** A round of syncs is over. */
   roundEnded(errno: number): void {
-    if (errno !== 0) this.#fail(errno);
-    else if (this.#commits.isWaitedFor || this.#filling !== undefined) this.#askForTurn();
+    if (errno !== 0) {
+      this.#fail(errno);
+      return;
+    }
+    this.#marks.durableRose();
+    if (this.#commits.isWaitedFor || this.#filling !== undefined) this.#askForTurn();
   }
 
   #commit(batch: Batch): void {
@@ -313,7 +351,10 @@ export class OpLog implements TurnTask, SyncListener {
       const op = batch.ops[i];
       this.#committedEnd = op.end;
       if (op.kind === RecordKind.end) continue;
-      this.#committer.committed(op, batch);
+      if (op.kind !== RecordKind.mark) {
+        this.#operationsEnd = op.end;
+        this.#committer.committed(op, batch);
+      }
       const owner = op.owner;
       op.owner = undefined;
       op.chunks = undefined;
@@ -409,6 +450,7 @@ export class OpLog implements TurnTask, SyncListener {
     header.volume = volume;
     header.op = op;
     header.durable = this.#commits.durable;
+    this.#statedDurable = header.durable;
     header.first = first;
     header.count = count;
     const logged = batch.nextOp();
@@ -455,7 +497,7 @@ export class OpLog implements TurnTask, SyncListener {
     this.#writing.push(batch);
     const position = batch.start % this.segmentBytes;
     assert(!this.#writingDurably, 'nothing is written beside a durable write');
-    this.#habit.batchBegan();
+    if (batch.ops[0].kind !== RecordKind.mark) this.#habit.batchBegan();
     if (durably) {
       this.#writingDurably = true;
       this.#company.writeBegan();

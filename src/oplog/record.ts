@@ -46,6 +46,8 @@ export const RecordKind = {
   trim: 4,
   /** The volume has a new size. */
   resize: 5,
+  /** Of the log itself: says how far it was durable, and nothing else. */
+  mark: 6,
 } as const;
 export type RecordKind = (typeof RecordKind)[keyof typeof RecordKind];
 

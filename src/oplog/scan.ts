@@ -40,6 +40,8 @@ export interface ScanPorts {
   readonly checksums: Checksums;
   /** Without one the first record may be of any epoch, also one that an earlier recovery has dropped. */
   readonly floor?: EpochFloor | undefined;
+  /** Up to here the log was durable, as is known from elsewhere. */
+  readonly durable?: LogPosition | undefined;
 }
 
 /** A record as the scan met it; reused from one to the next. */
@@ -55,13 +57,16 @@ export interface ScannedRecord {
 export interface ScanResult {
   /** Behind the last valid record. */
   readonly end: LogPosition;
-  /** The highest position that any record says was durable. */
+  /** The highest position that was durable, by the word of any record, or as was known before. */
   readonly durable: LogPosition;
   /** Of the last record, 0 when there is none. */
   readonly epoch: number;
   /** Position of the first write whose data does not match its checksums. */
   readonly damagedData: LogPosition | undefined;
-  /** What a later, whole record shows: records behind `end` had been durable, so `end` is damage and no torn tail. */
+  /**
+   * Records behind `end` had been durable, so `end` is damage and no torn tail: the position of a later, whole record that
+   * shows it, or the one up to which it was known before.
+   */
   readonly continuesBeyond: LogPosition | undefined;
   readonly records: number;
 }
@@ -130,7 +135,7 @@ function segmentOfRecord(
 }
 
 /**
- * Scans from `cut` to the end, or to `limit`. `visit` is called with each record in order (not with end records).
+ * Scans from `cut` to the end, or to `limit`. `visit` is called with each record in order (not with those of the log itself).
  * Rejects with `io` when a segment cannot be read.
  */
 export async function scanLog(
@@ -175,7 +180,8 @@ class Scan {
   async run(cut: LogPosition, limit: number, visit: (record: ScannedRecord) => void): Promise<ScanResult> {
     const { header } = this.#record;
     let position: number = cut;
-    let durable: number = cut;
+    const known = this.#ports.durable ?? cut;
+    let durable: number = Math.max(cut, known);
     let epoch = 0;
     let damagedData: LogPosition | undefined;
     let records = 0;
@@ -195,6 +201,10 @@ class Scan {
         position += remaining;
         continue;
       }
+      if (header.kind === RecordKind.mark) {
+        position += header.recordBytes;
+        continue;
+      }
       if (damagedData === undefined && header.kind === RecordKind.write && !this.#dataMatches()) {
         damagedData = header.position;
       }
@@ -203,7 +213,8 @@ class Scan {
       position += header.recordBytes;
     }
     const end = Math.min(position, limit) as LogPosition;
-    const continuesBeyond = position < limit ? await this.#laterWitness(position, epoch) : undefined;
+    const isLost = position < Math.min(known, limit);
+    const continuesBeyond = isLost ? known : position < limit ? await this.#laterWitness(position, epoch) : undefined;
     return { end, durable: durable as LogPosition, epoch, damagedData, continuesBeyond, records };
   }
 

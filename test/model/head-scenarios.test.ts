@@ -63,7 +63,7 @@ t.test('who waits for rows of the overlay goes on when a commit gives back what 
   const volume = await node.createVolume('v', 1024 * KIB, 256 * KIB, 'written');
   // Nothing but commits may come to their help.
   await node.loop.until(node.destage.stop());
-  const client = new SimClient(volume, new Oracle(4096, 1, false), random);
+  const client = new SimClient(volume, new Oracle(4096, 1, 'process'), random);
   // Each reserves 128 rows for the edges that a range may have, and none of these has any.
   for (let i = 0; i < 8; i++) client.send('trim', 0, volume.sizeBytes);
   for (let i = 0; i < 200 && client.inFlight > 0; i++) await node.loop.turn();
@@ -75,7 +75,7 @@ t.test('after the index has failed the destage refuses to go on, and breaks noth
   const random = new SimRandom(3);
   const node = await startNode(random);
   const volume = await node.createVolume('v', 1024 * KIB, 64 * KIB, 'written');
-  const client = new SimClient(volume, new Oracle(4096, 1, false), random);
+  const client = new SimClient(volume, new Oracle(4096, 1, 'process'), random);
   const answered = async () => {
     while (client.inFlight > 0) await node.loop.turn();
   };
@@ -105,7 +105,7 @@ t.test('a volume that is overwritten in whole chunks does not use up the device 
   const node = await startNode(random);
   const size = 4096 * KIB;
   const volume = await node.createVolume('v', size, 64 * KIB, 'written');
-  const client = new SimClient(volume, new Oracle(4096, 1, false), random);
+  const client = new SimClient(volume, new Oracle(4096, 1, 'process'), random);
   // Three times the device, whose 64 MiB the volume fills to a sixteenth.
   for (let i = 0; i < 192; i++) {
     client.send('write', (i % 4) * 1024 * KIB, 1024 * KIB);

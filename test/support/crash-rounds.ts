@@ -36,7 +36,7 @@ const CONNECTIONS = 3;
 
 export async function runCrashRounds(test: Cleaner, options: CrashRoundsOptions): Promise<CrashRoundsResult> {
   const random = new SimRandom(options.seed);
-  const oracle = new Oracle(512, options.seed, false, new OracleClock());
+  const oracle = new Oracle(512, options.seed, 'process', new OracleClock());
   const dataDirectory = join(options.directory, 'data');
   const socketPath = join(options.directory, 'nbd.sock');
   const serverOptions: ServerOptions = {

@@ -38,24 +38,26 @@ const NOTHING: TrackedWrite = { id: 0, zero: true, issuedAt: 0, orderedAt: 0, ac
 const HISTORY_MAX = 6;
 
 export type Crash = 'process' | 'power';
+/** Of which crash the promises are to be kept. */
+export type Promised = Crash | 'nothing';
 
 export class Oracle {
   readonly cellBytes: number;
   readonly #clock: OracleClock;
   readonly #salt: number;
   readonly #cells: (TrackedWrite[] | undefined)[] = [];
-  /** Whether crashes that lose power are to come: then what is durable has to be remembered apart. */
-  readonly #powerLoss: boolean;
+  /** What crashes promise at the least: whatever they may bring back is remembered. */
+  readonly #least: Promised;
   /** Answered but not known to be durable, in order of their answers. */
   #undurable: TrackedWrite[] = [];
   readonly #reads = new Set<number>();
   #nextId = 1;
 
-  constructor(cellBytes: number, salt: number, powerLoss: boolean, clock = new OracleClock()) {
+  constructor(cellBytes: number, salt: number, least: Promised, clock = new OracleClock()) {
     assert(cellBytes >= 16 && 4096 % cellBytes === 0, 'cells divide a block');
     this.cellBytes = cellBytes;
     this.#salt = salt;
-    this.#powerLoss = powerLoss;
+    this.#least = least;
     this.#clock = clock;
   }
 
@@ -194,7 +196,7 @@ export class Oracle {
     bytes: Uint8Array,
     newest: number,
     readable: (cell: number) => boolean = () => true,
-    promised: Crash | 'nothing' = crash,
+    promised: Promised = crash,
   ): string[] {
     const now = this.#clock.tick();
     const later = this.#clock.tick();
@@ -226,7 +228,7 @@ export class Oracle {
       // Of several that read alike (as zeroes do) it may be any: also the one that is not durable.
       const durable = crash === 'power' || found.every(write => write.durable);
       const copy = copied(copies, original, { ...original, issuedAt: later, ackedAt: later, durable });
-      if (crash === 'power' || !this.#powerLoss) {
+      if (crash === 'power' || this.#least === 'process') {
         this.#cells[cell] = [copy];
         continue;
       }
@@ -282,11 +284,8 @@ export class Oracle {
       oldestRead = read;
       break;
     }
-    return allowedOf(
-      history,
-      write =>
-        write.ackedAt < oldestRead && (this.#powerLoss ? write.durable : write.ackedAt < Number.POSITIVE_INFINITY),
-    );
+    const isKept = KEPT[this.#least];
+    return allowedOf(history, write => write.ackedAt < oldestRead && isKept(write, Number.POSITIVE_INFINITY));
   }
 
   #cell(bytes: number): number {
@@ -303,15 +302,16 @@ function copied(copies: Map<TrackedWrite, TrackedWrite>, original: TrackedWrite,
   return copy;
 }
 
+/** Which writes a crash at `now` has to keep. */
+const KEPT: Readonly<Record<Promised, (write: TrackedWrite, now: number) => boolean>> = {
+  process: (write, now) => write.ackedAt < now,
+  power: write => write.durable,
+  nothing: () => false,
+};
+
 /** Which writes are over after a crash at `now`; what was asked for at `newest` is there. */
-function overAfter(promised: Crash | 'nothing', now: number, newest: number): (write: TrackedWrite) => boolean {
-  const isKept: Readonly<Record<Crash | 'nothing', (write: TrackedWrite) => boolean>> = {
-    process: write => write.ackedAt < now,
-    power: write => write.durable,
-    nothing: () => false,
-  };
-  const kept = isKept[promised];
-  return write => kept(write) || write.ackedAt < newest;
+function overAfter(promised: Promised, now: number, newest: number): (write: TrackedWrite) => boolean {
+  return write => KEPT[promised](write, now) || write.ackedAt < newest;
 }
 
 function allowedOf(history: readonly TrackedWrite[], isOver: (write: TrackedWrite) => boolean): TrackedWrite[] {

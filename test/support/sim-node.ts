@@ -145,6 +145,12 @@ export class SimNode {
     return [...this.devices, ...this.segments].reduce((sum, file) => sum + file.faultCount, this.#segmentsRefused);
   }
 
+  /** Whether the log's own records say of all that is durable that it is. */
+  get durableIsStated(): boolean {
+    const { log } = this.head;
+    return !log.lacksMark && log.appendedEnd === log.committedEnd;
+  }
+
   get commitsUnderWay(): number {
     return this.#commits.length;
   }
@@ -269,8 +275,7 @@ export class SimNode {
       newHead: () => this.#newHead(index, regions, bounce),
       live: found.live,
       segmentBytes,
-      cut: before.cut,
-      floor: before.since === undefined ? undefined : { position: before.since, epoch: before.epoch },
+      state: before,
       regions,
       syncHasFailed: this.#syncHasFailed,
     });
@@ -278,7 +283,7 @@ export class SimNode {
     this.rows.push(row);
     const epoch = (before.epoch + 1) as Epoch;
     const transaction = index.begin();
-    transaction.putState({ cut: before.cut, epoch, since: end });
+    transaction.putState({ ...before, epoch, since: end });
     await completion(request => transaction.commit(request));
     const segments = { create: () => this.#createSegment() };
     const log = new OpLog(

@@ -10,7 +10,7 @@ import { assertNever } from '../../src/base/assert.ts';
 import { BLOCK_BYTES, KIB } from '../../src/base/units.ts';
 import { Scrub } from '../../src/head/scrub.ts';
 import type { Volume } from '../../src/volume/volume.ts';
-import type { Crash } from './oracle.ts';
+import type { Crash, Promised } from './oracle.ts';
 import { Oracle, OracleClock } from './oracle.ts';
 import { type Mix, readAll, type Shape, SimClient, type VolumeContent } from './sim-client.ts';
 import { settled } from './sim-loop.ts';
@@ -35,9 +35,9 @@ const SHAPES: readonly (readonly Shape[])[] = [
  *   index       commits fail
  *   space       devices are full
  *   rot         bits of devices flip: so many blocks may be unreadable, no more; and since a recovery cannot tell damage
- *               from what a loss of power left undone, a crash of the process may cost what was not flushed. When it takes
- *               the end of the log for torn (a bulk operation whose data is damaged, and no later record says that it was
- *               durable), it drops what follows, flushed or not: then only order and values are judged
+ *               from what a loss of power left undone, a crash of the process may cost what was not flushed. What was
+ *               flushed it may cost only in the moment before a record of the log says that it was: when recovery takes
+ *               the end of such a log for torn, only order and values are judged
  *   stray       writes to devices go astray: the same, with the blocks of both places
  *   segment     log segments cannot be made: requests may wait, none fails
  *   slow        I/Os take up to seconds: none fails, all are answered
@@ -163,10 +163,10 @@ export class SimRun {
     }
   }
 
-  /** Which crash's promises a recovery that is over had to keep. */
-  #promised(kind: Crash): Crash | 'nothing' {
+  /** Which crash's promises a recovery that is over had to keep; `wasStated`: the log said that what is durable is. */
+  #promised(kind: Crash, wasStated: boolean): Promised {
     if (!this.#damaging) return kind;
-    return this.#node.rows.at(-1) === 'torn' ? 'nothing' : 'power';
+    return this.#node.rows.at(-1) === 'torn' && !wasStated ? 'nothing' : 'power';
   }
 
   #losesPower(): boolean {
@@ -181,7 +181,8 @@ export class SimRun {
     const sizeBytes = BLOCK_BYTES * random.between(16, cellBytes === 16 ? 60 : random.oneOf([60, 400]));
     const ack = random.chance(20) ? 'durable' : 'written';
     const volume = await this.#node.createVolume(`v${number}`, sizeBytes, chunkBytes, ack);
-    const oracle = new Oracle(cellBytes, number, this.#powerLoss || this.#damaging, this.#clock);
+    const least = this.#damaging ? 'nothing' : this.#powerLoss ? 'power' : 'process';
+    const oracle = new Oracle(cellBytes, number, least, this.#clock);
     this.#clients.push(this.#newClient(volume, oracle));
     this.#tell(
       `volume ${volume.name}: ${sizeBytes / KIB} KiB in chunks of ${chunkBytes / KIB} KiB, ack ${ack}, ` +
@@ -313,6 +314,8 @@ export class SimRun {
     const committed = clients.map(client => client.volume.committedOp as number);
     // What a call has just begun goes as far as it can without I/O: otherwise it would go on after the crash.
     await settled();
+    // A mark may be lost with the power, like all that has not been answered.
+    const wasStated = kind === 'process' && node.durableIsStated;
     node.crash(kind);
     this.#scrubbing = false;
     this.#tell(
@@ -332,7 +335,7 @@ export class SimRun {
       if (this.#trouble === 'none') this.problems.push(`a deletion fails: ${error}`);
     });
     if (this.#random.chance(50)) await node.loop.until(deletions);
-    const promised = this.#promised(kind);
+    const promised = this.#promised(kind, wasStated);
     const contents: VolumeContent[] = [];
     for (const [i, client] of clients.entries()) {
       const volume = node.head.volume(client.volume.number);
@@ -340,8 +343,8 @@ export class SimRun {
         this.problems.push(`${client.volume.name} is gone`);
         return;
       }
-      if (volume.sizeBytes < (promised === 'process' ? client.sizeAcked : client.sizeDurable))
-        this.problems.push(`${volume.name} is smaller than was answered`);
+      const leastBytes = { process: client.sizeAcked, power: client.sizeDurable, nothing: 0 }[promised];
+      if (volume.sizeBytes < leastBytes) this.problems.push(`${volume.name} is smaller than was answered`);
       const least = { process: committed[i], power: client.flushedOp, nothing: 0 }[promised];
       if (volume.lastOp < least) this.problems.push(`${volume.name}: op ${volume.lastOp} after ${least}`);
       const content = await node.loop.until(readAll(volume, this.#damaging ? 'go on' : 'stop'));
@@ -365,8 +368,12 @@ export class SimRun {
       }
       const volume = node.head.volume(client.volume.number)!;
       const next = this.#newClient(volume, client.oracle);
-      next.flushedOp = kind === 'power' ? volume.lastOp : client.flushedOp;
-      if (kind === 'process') next.sizeDurable = client.sizeDurable;
+      if (kind === 'process') {
+        next.flushedOp = Math.min(client.flushedOp, volume.lastOp);
+        next.sizeDurable = Math.min(client.sizeDurable, volume.sizeBytes);
+      } else {
+        next.flushedOp = volume.lastOp;
+      }
       clients[i] = next;
     }
   }

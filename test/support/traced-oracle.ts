@@ -13,8 +13,8 @@ export class TracedOracle extends Oracle {
   readonly #flushes = new Map<number, number>();
 
   constructor(cellBytes: number, salt: number, clock: OracleClock, twinClock: OracleClock, trace: SimTrace) {
-    super(cellBytes, salt, true, clock);
-    this.twin = new Oracle(cellBytes, salt, true, twinClock);
+    super(cellBytes, salt, 'power', clock);
+    this.twin = new Oracle(cellBytes, salt, 'power', twinClock);
     this.#trace = trace;
   }
 

@@ -195,23 +195,20 @@ export class HeadRig {
       found.live.delete(number);
       spare.push(file);
     }
-    const { cut, since } = before;
-    const floor = since === undefined ? undefined : { position: since, epoch: before.epoch };
     const recovered = await pump(
       loop,
       recover({
         newHead,
         live: found.live,
         segmentBytes: SEGMENT,
-        cut,
-        floor,
+        state: before,
         regions,
         syncHasFailed: options.syncHasFailed ?? false,
       }),
     );
     const { head, end, tail, row } = recovered;
     const epoch = (before.epoch + 1) as Epoch;
-    store.contents.state = { cut, epoch, since: end };
+    store.contents.state = { ...before, epoch, since: end };
     const create = async () => {
       const file = new ControlledFile(loop, SEGMENT);
       store.segments.push(file);
@@ -221,7 +218,7 @@ export class HeadRig {
       { turns: loop, clock: loop, regions, checksums: addon, segments: { create }, data: head.sled },
       head,
       { segmentBytes: SEGMENT, limitBytes: segments * SEGMENT },
-      { epoch, cut, end, tail, live: found.live, spare },
+      { epoch, cut: before.cut, end, tail, live: found.live, spare },
     );
     const destage = new Destage({
       head,

@@ -1,9 +1,10 @@
 /** Recovery: the table decides every case by exactly one row, and a head comes back with what it had. */
 import t from 'tap';
-import type { LogPosition } from '../../../src/base/units.ts';
+import { locationPosition } from '../../../src/base/location.ts';
+import type { ChunkNumber, LogPosition } from '../../../src/base/units.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { describeRow, judge } from '../../../src/head/recovery.ts';
-import { RECORD_HEADER_BYTES, writeDataOffset, writeRecordBytes } from '../../../src/oplog/record.ts';
+import { bulkRecordBytes, RECORD_HEADER_BYTES, writeDataOffset, writeRecordBytes } from '../../../src/oplog/record.ts';
 import { HeadRig, isAll, pump, SEGMENT, type Store } from './head-rig.ts';
 
 const CHUNK = 64 * KIB;
@@ -174,6 +175,48 @@ t.test('bulk data that never reached its slot drops the unsynced tail from its r
   await pump(again.loop, again.destage.all());
   t.ok(isAll(await again.read(0, CHUNK), 4));
   t.equal(again.head.slots.usedBytes(again.volume().number), CHUNK, 'no slot has leaked');
+});
+
+t.test('damage in what was flushed last costs its block alone, once the log has said that it is durable', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, CHUNK, 1);
+  await rig.write(2 * CHUNK, 4096, 2);
+  await rig.do('flush');
+  await rig.advance(100);
+  rig.store.device.poke(MIB, new Uint8Array(4096));
+  firstSegment(rig.store).flip(bulkRecordBytes(1, CHUNK / 4096) + writeDataOffset(1) + 5);
+  const again = await HeadRig.start({}, rig.store);
+  t.equal(again.row, 'rotten');
+  t.equal(again.volume().lastOp, 2);
+  t.equal((await again.do('read', 0, 4096)).errno, 5);
+  t.equal((await again.do('read', 2 * CHUNK, 4096)).errno, 5);
+  t.ok(isAll(await again.read(4096, CHUNK - 4096), 1));
+});
+
+t.test('what the index knows to have been durable is damaged or lost, and no torn tail', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, CHUNK, 1);
+  await rig.write(2 * CHUNK, 4096, 2);
+  await pump(rig.loop, rig.destage.all());
+  t.equal(rig.store.contents.state?.durable, rig.log.committedEnd, 'the destage puts it on record');
+  const from = rig.log.committedEnd;
+  await rig.write(0, CHUNK, 3);
+  await rig.write(2 * CHUNK, 4096, 4);
+  await rig.do('flush');
+  const state = rig.store.contents.state!;
+  rig.store.contents.state = { ...state, durable: rig.log.durable };
+  const slot = rig.head.overlay.entryOf(rig.head.overlay.findChunk(rig.volume().number, 0 as ChunkNumber))!.location;
+  rig.store.device.poke(locationPosition(slot), new Uint8Array(4096));
+  const again = await HeadRig.start({}, rig.store);
+  t.equal(again.row, 'clean');
+  t.equal((await again.do('read', 0, 4096)).errno, 5);
+  t.ok(isAll(await again.read(2 * CHUNK, 4096), 4), 'what follows the damaged operation is there');
+  await again.write(0, CHUNK, 5);
+  t.ok(isAll(await again.read(0, CHUNK), 5), 'and so are the numbers that go on');
+  const end = from + bulkRecordBytes(1, CHUNK / 4096);
+  firstSegment(again.store).poke(end % SEGMENT, new Uint8Array(RECORD_HEADER_BYTES));
+  again.store.contents.state = { ...again.store.contents.state!, durable: (end + writeRecordBytes(1)) as LogPosition };
+  await t.rejects(HeadRig.start({}, again.store), { code: 'corrupt', message: new RegExp(`position ${end}`) });
 });
 
 t.test('bulk data that is missing only where newer operations cover it drops nothing', async t => {

@@ -15,6 +15,8 @@ async function destaged(chunks: number, options: RigOptions = {}): Promise<HeadR
   const rig = await HeadRig.start({ columns: 8, ...options });
   for (let i = 0; i < chunks; i += 16) await rig.write(i * CHUNK, Math.min(16, chunks - i) * CHUNK, 1);
   await pump(rig.loop, rig.destage.all());
+  // The log's timer for a mark runs out.
+  await rig.advance(100);
   return rig;
 }
 

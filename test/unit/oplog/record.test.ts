@@ -78,6 +78,7 @@ const cases: Record<string, Case> = {
   zero: { kind: RecordKind.zero, recordBytes: 64, first: 1, count: 2 ** 35 },
   trim: { kind: RecordKind.trim, recordBytes: 64, first: 16, count: 32 },
   resize: { kind: RecordKind.resize, recordBytes: 64, first: 262144 },
+  mark: { kind: RecordKind.mark, recordBytes: 64, volume: 0, op: 0 },
 };
 
 /** The first 128 bytes; the sums were taken with another implementation of CRC32C. */
@@ -124,6 +125,12 @@ const golden: Record<string, readonly string[]> = {
     '00100000010000000300000005000000',
     '09000000020000000000000001000000',
     '00000400000000000000000000000000',
+  ],
+  mark: [
+    '534c52430106000040000000662e4040',
+    '00100000010000000300000000000000',
+    '00000000000000000000000001000000',
+    '00000000000000000000000000000000',
   ],
 };
 
@@ -236,7 +243,7 @@ t.test('malformed records with a right checksum are refused', t => {
   const forms: Record<string, Uint8Array> = {
     'another magic': resealed(zero, view => view.setUint32(0, 0x12345678, true)),
     'another version': resealed(zero, view => view.setUint8(4, 2)),
-    'an unknown kind': resealed(zero, view => view.setUint8(5, 6)),
+    'an unknown kind': resealed(zero, view => view.setUint8(5, 7)),
     'flags that nobody knows': resealed(zero, view => view.setUint16(6, 1, true)),
     'the highest flag': resealed(zero, view => view.setUint16(6, 0x8000, true)),
     'a length below that of a header': resealed(zero, view => view.setUint32(8, 48, true)),
