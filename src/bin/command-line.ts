@@ -79,7 +79,7 @@ const ENTRIES: readonly Entry[] = [
   },
   {
     name: 'check',
-    summary: 'check the data directory of a stopped server, without changing anything',
+    summary: 'check the data directory of a stopped server, and repair what can be repaired',
     load: async () => (await import('./check.ts')).checkCommand,
   },
   {

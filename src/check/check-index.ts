@@ -11,6 +11,7 @@ import type { ChunkEntry } from '../index/chunk-entry.ts';
 import type { IndexStore, VolumeEntry } from '../index/index-store.ts';
 import type { CheckedDevice } from './check-devices.ts';
 import type { ColumnTable } from './column-table.ts';
+import { orphansOf } from './column-table.ts';
 import type { FilePlace, Findings } from './finding.ts';
 import type { LogReplay } from './log-replay.ts';
 
@@ -206,18 +207,14 @@ class ChunkCheck {
 
   /** Slots that are marked and in which no chunk was seen. */
   #checkMarks(): void {
-    for (const { entry, device, position, slotCount, seen } of this.#ports.columns.columns()) {
-      if (!this.#ports.volumes.has(entry.volume)) continue;
-      let first = -1;
-      let count = 0;
-      for (let slot = 0; slot < slotCount; slot++) {
-        if (!testBit(entry.slots, slot) || testBit(seen, slot)) continue;
-        if (first < 0) first = slot;
-        count++;
-      }
+    for (const column of this.#ports.columns.columns()) {
+      const { entry, device, position } = column;
       // Of a device that is not there no chunk was placed.
-      if (count === 0 || device.sound === undefined) continue;
-      const offsetBytes = position + first * entry.chunkBytes;
+      if (!this.#ports.volumes.has(entry.volume) || device.sound === undefined) continue;
+      const orphans = orphansOf(column);
+      if (orphans.length === 0) continue;
+      const offsetBytes = position + orphans[0] * entry.chunkBytes;
+      const count = orphans.length;
       const what = `Column ${entry.column} of ${device.path} has ${count} orphaned slot(s), from byte ${offsetBytes} on.`;
       this.#add('slot-orphan', what, { file: device.path, offsetBytes });
     }

@@ -6,7 +6,9 @@
  */
 import type { Checksums } from '../base/checksum.ts';
 import type { RegionSource } from '../base/memory.ts';
+import type { VolumeNumber } from '../base/units.ts';
 import type { RecoveryRow } from '../head/recovery.ts';
+import type { VolumeEntry } from '../index/index-store.ts';
 import { checkData } from './check-data.ts';
 import type { CheckedDevice, RecordedDevice } from './check-devices.ts';
 import { checkDevice } from './check-devices.ts';
@@ -16,6 +18,7 @@ import type { SegmentFile } from './check-log.ts';
 import { checkLog } from './check-log.ts';
 import { ColumnTable } from './column-table.ts';
 import type { Findings } from './finding.ts';
+import type { LogReplay } from './log-replay.ts';
 
 export interface CheckPorts {
   /** Identity of the node. */
@@ -48,7 +51,22 @@ export interface CheckSummary {
   readonly data: { readonly readBytes: number; readonly verifiedBlocks: number } | null;
 }
 
-export async function check(ports: CheckPorts): Promise<CheckSummary> {
+/** What belongs to whom, as far as it could be read: what repairs are decided on. */
+export interface Picture {
+  readonly index: ReadableIndex;
+  readonly volumes: ReadonlyMap<VolumeNumber, VolumeEntry>;
+  readonly nextVolume: VolumeNumber;
+  readonly columns: ColumnTable;
+  readonly replay: LogReplay;
+}
+
+export interface CheckResult {
+  readonly summary: CheckSummary;
+  /** Undefined where index or log could not be read to their ends; findings say why. */
+  readonly picture: Picture | undefined;
+}
+
+export async function check(ports: CheckPorts): Promise<CheckResult> {
   const { findings } = ports;
   const devices: CheckedDevice[] = [];
   for (const device of ports.devices) devices.push(await checkDevice(device, ports));
@@ -58,12 +76,16 @@ export async function check(ports: CheckPorts): Promise<CheckSummary> {
   } catch (error) {
     if (!(error instanceof IndexUnreadable)) throw error;
     findings.add('index-unreadable', `${error.message}.`);
-    return summary;
+    return { summary, picture: undefined };
   }
 }
 
 /** What the index is needed for: everything but the devices. */
-async function checkIndexed(ports: CheckPorts, devices: readonly CheckedDevice[], empty: CheckSummary) {
+async function checkIndexed(
+  ports: CheckPorts,
+  devices: readonly CheckedDevice[],
+  empty: CheckSummary,
+): Promise<CheckResult> {
   const { findings, segments, segmentBytes, regions, checksums, readProgress } = ports;
   const index = guarded(ports.index);
   const state = index.state();
@@ -84,12 +106,13 @@ async function checkIndexed(ports: CheckPorts, devices: readonly CheckedDevice[]
   });
   const chunks = checkChunks({ index, volumes, columns, replay: log?.replay, findings });
   const summary = { ...empty, volumes: volumes.size, columns: columns.count, chunks };
-  if (log === undefined) return summary;
+  if (log === undefined) return { summary, picture: undefined };
   const { row, cut, end, records, durable, replay } = log;
   let data: CheckSummary['data'] = null;
   if (readProgress !== undefined) {
     const progress = (doneBytes: number) => readProgress(doneBytes, columns.markedBytes);
     data = await checkData({ index, columns, replay, durable, regions, checksums, findings, progress });
   }
-  return { ...summary, log: { row, cut, end, records }, data };
+  const picture = { index, volumes, nextVolume, columns, replay };
+  return { summary: { ...summary, log: { row, cut, end, records }, data }, picture };
 }

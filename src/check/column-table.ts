@@ -21,6 +21,22 @@ export interface CheckedColumn {
   readonly seen: Uint32Array;
 }
 
+/** Slots that are marked and in which no chunk was seen, ascending. */
+export function orphansOf({ entry, seen, slotCount }: CheckedColumn): number[] {
+  return slotsWhere(slotCount, slot => testBit(entry.slots, slot) && !testBit(seen, slot));
+}
+
+/** Slots in which a chunk was seen and that are not marked, ascending. */
+export function unmarkedOf({ entry, seen, slotCount }: CheckedColumn): number[] {
+  return slotsWhere(slotCount, slot => testBit(seen, slot) && !testBit(entry.slots, slot));
+}
+
+function slotsWhere(slotCount: number, holds: (slot: number) => boolean): number[] {
+  const slots: number[] = [];
+  for (let slot = 0; slot < slotCount; slot++) if (holds(slot)) slots.push(slot);
+  return slots;
+}
+
 /** What is at a location. */
 export type Place =
   | { readonly kind: 'slot'; readonly device: CheckedDevice; readonly position: number; readonly slot: number }

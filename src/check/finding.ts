@@ -125,7 +125,7 @@ const TABLE = {
   'log-torn': {
     severity: 'note',
     why: 'It was never promised to survive a loss of power (row "torn"); a write that was cut off looks like this.',
-    todo: AT_START,
+    todo: 'Nothing: the next start cuts it off, and puts on record that nothing of it comes back.',
   },
   'log-behind-end': {
     severity: 'warning',
@@ -187,7 +187,7 @@ const TABLE = {
   'column-volume-unknown': {
     severity: 'error',
     why: 'Slots in it are marked as used by a volume that does not exist.',
-    todo: LOST_INDEX,
+    todo: `--repair removes the column if nothing refers to it. Otherwise: ${LOST_INDEX}`,
   },
   'column-left-over': {
     severity: 'note',
@@ -202,7 +202,7 @@ const TABLE = {
   'slot-orphan': {
     severity: 'warning',
     why: 'They are marked as used and no chunk is in them: their space stays taken.',
-    todo: 'Nothing is lost but the space. Report it.',
+    todo: 'Nothing is lost but the space: --repair gives it back. Report it.',
   },
   'chunks-lost': {
     severity: 'error',
@@ -238,7 +238,7 @@ const TABLE = {
   'slot-unmarked': {
     severity: 'error',
     why: 'A chunk is in it and it passes for free: it may be given away and written over.',
-    todo: LOST_INDEX,
+    todo: `--repair marks it if the chunk is still there. Otherwise: ${LOST_INDEX}`,
   },
   'slot-shared': { severity: 'error', why: 'Only one of the chunks can be what lies there.', todo: LOST_INDEX },
   // --- data ----------------------------------------------------------------------------------------------------------
@@ -309,6 +309,11 @@ export class Findings {
     let sum = 0;
     for (const [kind, count] of this.#counts) if (TABLE[kind].severity === severity) sum += count;
     return sum;
+  }
+
+  /** Those that were found at all, listed or not. */
+  kinds(): Iterable<FindingKind> {
+    return this.#counts.keys();
   }
 
   /** Errors first; behind those of a kind that were too many, one that says how many there are. */

@@ -4,6 +4,7 @@
  * whose tail turns out to be torn is made again with a limit.
  *
  * Invariants:
+ * - `named` has every slot that recovery would take for the log's own, whether or not a later record has replaced it.
  * - What it calls covered is not read from where the index says: the log holds it, or has dropped it.
  * - Memory is a bitmap for each chunk that the log touches, and a range for each run of chunks that were dropped whole.
  */
@@ -32,6 +33,9 @@ interface LoggedChunk {
   /** A bit for each block that a record behind `bulk` wrote. */
   readonly covered: Uint32Array;
 }
+
+/** Which chunk a bulk record has put into a slot; `several` where records do not agree. */
+export type SlotName = { readonly volume: VolumeNumber; readonly chunk: number } | 'several';
 
 export interface ReplayPorts {
   readonly volumes: ReadonlyMap<VolumeNumber, VolumeEntry>;
@@ -113,6 +117,7 @@ export class LogReplay {
   readonly #ports: ReplayPorts;
   readonly #volumes = new Map<VolumeNumber, LoggedVolume>();
   readonly #strangers = new Set<number>();
+  readonly #named = new Map<Location, SlotName>();
 
   constructor(ports: ReplayPorts) {
     this.#ports = ports;
@@ -125,6 +130,16 @@ export class LogReplay {
 
   volumes(): Iterable<LoggedVolume> {
     return this.#volumes.values();
+  }
+
+  /** All slots that bulk records name. */
+  get named(): ReadonlyMap<Location, SlotName> {
+    return this.#named;
+  }
+
+  /** Whether there are records of a volume that does not exist. */
+  hasStranger(number: VolumeNumber): boolean {
+    return this.#strangers.has(number);
   }
 
   apply(record: ScannedRecord): void {
@@ -200,8 +215,15 @@ export class LogReplay {
       const location = getBulkDescriptor(view, offset, i, sums) as Location;
       const wrong = this.#wrongSlot(volume, location);
       if (wrong !== undefined) this.#add('log-slot', volume, header.op, `names a slot that is none: ${wrong}`, place);
+      this.#name(location, volume.entry.number, header.first + i);
       volume.putBulk({ chunk: header.first + i, location, sums, position: header.position });
     }
+  }
+
+  #name(location: Location, volume: VolumeNumber, chunk: number): void {
+    const name = this.#named.get(location);
+    const agrees = name === undefined || (name !== 'several' && name.volume === volume && name.chunk === chunk);
+    this.#named.set(location, agrees ? { volume, chunk } : 'several');
   }
 
   #wrongSlot({ entry }: LoggedVolume, location: Location): string | undefined {

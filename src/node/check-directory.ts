@@ -1,16 +1,17 @@
 /**
  * Checks a data directory whose server is stopped: takes its lock, opens what is there for reading only, and hands it to
  * the check. `sledge check` calls it. Nothing is made, written or repaired, but that LMDB enters its reader in the lock
- * file beside the index.
+ * file beside the index; only a repair (`repair-directory.ts`) has changes of the index stored.
  */
 import { closeSync, existsSync, readdirSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { SledgeError } from '../base/errors.ts';
 import { logSegmentBytes } from '../base/limits.ts';
-import { type CheckSummary, check } from '../check/check.ts';
+import { type CheckSummary, check, type Picture } from '../check/check.ts';
 import type { RecordedDevice } from '../check/check-devices.ts';
 import type { SegmentFile } from '../check/check-log.ts';
 import { type Finding, type FindingKind, Findings } from '../check/finding.ts';
+import { type ColumnChange, storeRepairs } from '../check/repair.ts';
 import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
 import { LmdbIndex } from '../platform/lmdb-index.ts';
 import { createIoPlatform } from '../platform/platform.ts';
@@ -39,16 +40,20 @@ export interface CheckOptions {
 /** Rejects with `data-in-use` while a server runs, `not-a-data-directory`, `bad-format`, or what the I/O itself needs. */
 export async function checkDirectory(directory: string, options: CheckOptions = {}): Promise<CheckReport> {
   const path = resolve(directory);
-  const findings = new Findings();
   const lock = lockForReading(path);
-  let summary: CheckSummary | null = null;
   try {
+    const findings = new Findings();
     if (lock === undefined) findings.add('lock-missing', `${join(path, 'lock')} is missing.`);
-    const node = readNode(path, findings);
-    if (node !== undefined) summary = await checkNode(path, node, findings, options);
+    return await report(path, findings, options);
   } finally {
     if (lock !== undefined) closeSync(lock);
   }
+}
+
+/** What is there now; the caller holds the lock. */
+export async function report(path: string, findings: Findings, options: CheckOptions): Promise<CheckReport> {
+  const node = readNode(path, findings);
+  const summary = node === undefined ? null : await checkNode(path, node, findings, options);
   return {
     directory: path,
     errors: findings.count('error'),
@@ -59,7 +64,7 @@ export async function checkDirectory(directory: string, options: CheckOptions = 
   };
 }
 
-function readNode(path: string, findings: Findings): NodeFile | undefined {
+export function readNode(path: string, findings: Findings): NodeFile | undefined {
   const file = join(path, 'node.json');
   try {
     return readNodeFile(file);
@@ -70,7 +75,17 @@ function readNode(path: string, findings: Findings): NodeFile | undefined {
   }
 }
 
-async function checkNode(path: string, node: NodeFile, findings: Findings, options: CheckOptions) {
+/**
+ * `decide` is called after the check, with all that was opened still open; the changes that it resolves with are stored
+ * before the devices are given up.
+ */
+export async function checkNode(
+  path: string,
+  node: NodeFile,
+  findings: Findings,
+  options: CheckOptions,
+  decide?: (picture: Picture | undefined, platform: IoPlatform) => Promise<readonly ColumnChange[]>,
+): Promise<CheckSummary | null> {
   const platform = createIoPlatform();
   const files: PlatformFile[] = [];
   let index: LmdbIndex | undefined;
@@ -84,7 +99,7 @@ async function checkNode(path: string, node: NodeFile, findings: Findings, optio
     index = openIndex(join(path, 'index'), findings);
     if (index === undefined) return null;
     const segments = await openSegments(platform, join(path, 'log'), files);
-    return await check({
+    const { summary, picture } = await check({
       node: node.node,
       devices,
       index,
@@ -95,6 +110,13 @@ async function checkNode(path: string, node: NodeFile, findings: Findings, optio
       findings,
       readProgress: options.readProgress,
     });
+    const changes = (await decide?.(picture, platform)) ?? [];
+    if (changes.length > 0) {
+      await index.close();
+      index = undefined;
+      await changeIndex(join(path, 'index'), changes);
+    }
+    return summary;
   } finally {
     await index?.close();
     for (const file of files) await file.close();
@@ -119,6 +141,16 @@ async function openDevice(platform: IoPlatform, path: string, findings: Findings
       findings.add(kind, `${what}.`, { file: path });
       return undefined;
     }
+  }
+}
+
+/** The one place where the index of a stopped server is opened for writing. */
+async function changeIndex(directory: string, changes: readonly ColumnChange[]): Promise<void> {
+  const index = new LmdbIndex(directory);
+  try {
+    await storeRepairs(index, changes);
+  } finally {
+    await index.close();
   }
 }
 

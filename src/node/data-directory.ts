@@ -190,6 +190,15 @@ export function lockForReading(path: string): number | undefined {
   return lock;
 }
 
+/**
+ * Locks a directory that is there, as a server would, for changes of what is in it. Makes the lock file where it is
+ * missing: whoever starts meanwhile has to find it. Throws as `lockForReading` does.
+ */
+export function lockForRepair(path: string): { readonly lock: number; readonly made: boolean } {
+  const found = lockForReading(path);
+  return found === undefined ? { lock: takeLock(path), made: true } : { lock: found, made: false };
+}
+
 function lockOrClose(path: string, file: string, lock: number): void {
   try {
     lockFile(lock);

@@ -6,7 +6,7 @@ import type { Location } from '../../../src/base/location.ts';
 import { locationPosition } from '../../../src/base/location.ts';
 import type { Epoch, LogPosition, OpNumber, VolumeNumber } from '../../../src/base/units.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
-import { check } from '../../../src/check/check.ts';
+import { type CheckSummary, check } from '../../../src/check/check.ts';
 import type { Finding, FindingKind } from '../../../src/check/finding.ts';
 import { FINDINGS_PER_KIND_MAX, Findings } from '../../../src/check/finding.ts';
 import { writeDataOffset, writeRecordBytes } from '../../../src/oplog/record.ts';
@@ -22,13 +22,13 @@ const NODE = '0'.repeat(32);
 interface Looked {
   readonly findings: readonly Finding[];
   readonly kinds: readonly FindingKind[];
-  readonly summary: Awaited<ReturnType<typeof check>>;
+  readonly summary: CheckSummary;
 }
 
 async function look(store: Store, options: { read?: boolean; node?: string; file?: BlockFile } = {}): Promise<Looked> {
   const findings = new Findings();
   const file = 'file' in options ? options.file : store.device;
-  const summary = await pump(
+  const { summary } = await pump(
     store.loop,
     check({
       node: options.node ?? NODE,
