@@ -230,7 +230,7 @@ class Planner {
     const logged = replay.volume(volume.number);
     const covered = logged?.covered(chunk);
     const counts = (i: number) => entry.sums[i] !== NO_SUM && !isCovered(covered, i);
-    if (logged?.replaces(chunk) || !entry.sums.some((_, i) => counts(i))) return 'nothing';
+    if (!entry.sums.some((_, i) => counts(i))) return 'nothing';
     const place = columns.place(entry.location, volume.chunkBytes);
     assert(place.kind === 'slot', 'only a chunk in a slot is compared');
     if ((this.#region?.bytes.length ?? 0) < volume.chunkBytes) this.#region = regions.allocate(volume.chunkBytes);
@@ -240,7 +240,9 @@ class Planner {
     if (result < 0) return 'differs';
     const actual = new Uint32Array(entry.sums.length);
     takeSums(checksums, region.bytes, 0, actual.length, actual, 0);
-    return actual.every((sum, i) => !counts(i) || sum === entry.sums[i]) ? 'matches' : 'differs';
+    if (actual.every((sum, i) => !counts(i) || sum === entry.sums[i])) return 'matches';
+    // Blocks that were written before the log replaced the chunk as a whole are not known to be covered any more.
+    return logged?.replaces(chunk) ? 'nothing' : 'differs';
   }
 
   #repaired(kind: FindingKind, what: string, place: FilePlace): void {

@@ -10,6 +10,7 @@ import { FINDINGS_PER_KIND_MAX, type FindingKind, Findings } from '../../../src/
 import { planRepairs, type RepairPlan, storeRepairs } from '../../../src/check/repair.ts';
 import { leftOf } from '../../../src/check/repair-decision.ts';
 import type { ColumnEntry } from '../../../src/index/index-store.ts';
+import { writeDataOffset } from '../../../src/oplog/record.ts';
 import { addon } from '../../../src/platform/addon.ts';
 import { MemoryIndex } from '../../support/memory-index.ts';
 import { HeadRig, isAll, pump, regions, SEGMENT, type Store } from '../head/head-rig.ts';
@@ -102,6 +103,10 @@ function putColumn(store: Store, column: number, volume: number, ...words: numbe
 function move(store: Store, chunk: number, slot: number): void {
   const chunks = store.contents.chunks.get(VOLUME)!;
   chunks.set(chunk, { ...chunks.get(chunk)!, location: (FIRST + slot * 16) as Location });
+}
+
+function logFileOf(store: Store) {
+  return store.segments.find(file => file.peek(0, 4).some(byte => byte !== 0))!;
 }
 
 function words(store: Store, column = 0): number[] | undefined {
@@ -214,6 +219,28 @@ t.test(
   },
 );
 
+t.test('an unmarked slot whose chunk the log has replaced: its content still shows where it is', async t => {
+  const cases: [damaged: boolean, marks: number, repairs: number, left: number][] = [
+    [false, 0b100000111, 2, 0],
+    [true, 0b100000111, 0, 2],
+    // The log has it all: what the device says does not count, and no orphan can be its place.
+    [true, 0b000000111, 1, 0],
+  ];
+  for (const [damaged, marks, ...counts] of cases) {
+    const store = await lived();
+    const rig = await HeadRig.start({}, store);
+    await rig.write(30 * CHUNK, CHUNK, 8);
+    await rig.do('flush');
+    mark(store, marks);
+    if (damaged) store.device.flip(locationPosition((FIRST + 3 * 16) as Location) + 9);
+    const { repairs, left } = await repair(store);
+    t.same([repairs.length, left.length], counts);
+    t.same(words(store)![0], counts[0] === 0 ? marks : 0b1111);
+    if (counts[0] === 0) continue;
+    await runsOn(t, store, [...CONTENT.filter(([at]) => at !== 30 * CHUNK), [30 * CHUNK, CHUNK, 8]]);
+  }
+});
+
 t.test('what is left alone, though nothing refuses the repair as a whole', async t => {
   const cases: [string, FindingKind[], (store: Store) => void | Promise<void>][] = [
     // The orphan is where the chunk really is: to clear one and mark the other would lose it.
@@ -300,11 +327,22 @@ t.test('a column that the log has given to another volume keeps its chunks out o
 });
 
 t.test('findings of which what they refer to is unknown refuse every repair', async t => {
-  const cases: [FindingKind, (store: Store) => void][] = [
+  const cases: [FindingKind, (store: Store) => void | Promise<void>][] = [
+    [
+      'log-broken',
+      async s => {
+        const bulk = s.contents.state!.cut;
+        const rig = await HeadRig.start({}, s);
+        await rig.write(20 * CHUNK, 4096, 7);
+        await rig.do('flush');
+        await rig.write(20 * CHUNK, 4096, 8);
+        logFileOf(s).flip((bulk % SEGMENT) + 40);
+      },
+    ],
     ['slot-shared', s => move(s, 30, 2)],
     ['chunk-outside', s => move(s, 30, 100_000)],
     ['chunk-column', s => move(s, 30, 600)],
-    ['chunk-volume-unknown', s => s.contents.volumes.delete(VOLUME)],
+    ['chunk-volume-unknown', s => void s.contents.volumes.delete(VOLUME)],
     [
       'index-state',
       s => {
@@ -327,12 +365,31 @@ t.test('findings of which what they refer to is unknown refuse every repair', as
   ];
   for (const [kind, spoil] of cases) {
     const store = await lived();
+    await spoil(store);
     mark(store, 0b1001111);
-    spoil(store);
     const before = columnsOf(store);
     await t.rejects(repair(store), new RegExp(`refused:.* ?${kind}`), kind);
     t.same(columnsOf(store), before);
   }
+});
+
+t.test('a torn tail of the log is left to the next start, which drops it; slots are repaired beside it', async t => {
+  const store = await lived();
+  const rig = await HeadRig.start({}, store);
+  const torn = rig.log.committedEnd;
+  await rig.write(21 * CHUNK, 4096, 7);
+  await rig.write(22 * CHUNK, 4096, 8);
+  logFileOf(store).flip((torn % SEGMENT) + writeDataOffset(1));
+  mark(store, 0b1001111);
+  const logs = store.segments.map(file => file.peek(0, SEGMENT));
+  t.same(new Set((await look(store)).kinds), new Set(['slot-orphan', 'log-torn']));
+  t.match(await repair(store), { repairs: [{ kind: 'slot-orphan' }], left: [] });
+  t.same((await look(store)).kinds, ['log-torn']);
+  t.ok(store.segments.every((file, i) => Buffer.compare(file.peek(0, SEGMENT), logs[i]!) === 0));
+  const again = await HeadRig.start({}, store);
+  t.equal(again.row, 'torn');
+  t.ok(isAll(await again.read(22 * CHUNK, 4096), 0));
+  t.match(store.contents.state, { since: torn }, 'on record: nothing from there on comes back');
 });
 
 t.test('of kinds, those that are left are named with the reason, and those that refuse besides', t => {
