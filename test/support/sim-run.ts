@@ -3,6 +3,9 @@
  * destage at random moments, crashes of the process and losses of power, recovery, and on. Shared by
  * `test/model/head.test.ts` and `scripts/sim`. A seed and the options replay a run exactly.
  *
+ * First anything may go wrong; then, behind the last recovery, the faults stop, and everything has to come good: each request
+ * is answered, none fails without a reason that has stayed, all that waits comes to its end.
+ *
  * What a run finds wrong stands in `problems`; a broken invariant of the product throws, or ends the process when it breaks
  * behind a promise that nobody waits for.
  */
@@ -59,6 +62,8 @@ export type Trouble = (typeof TROUBLES)[number];
 
 const HARMLESS: ReadonlySet<Trouble> = new Set(['none', 'slow']);
 const ERRORLESS: ReadonlySet<Trouble> = new Set(['none', 'slow', 'segment']);
+/** What they have done is still there when they have stopped. */
+const LASTING: ReadonlySet<Trouble> = new Set(['space', 'rot', 'stray']);
 const DAMAGING: ReadonlySet<Trouble> = new Set(['rot', 'stray']);
 
 /** What runs add up to. */
@@ -151,7 +156,7 @@ export class SimRun {
     for (let round = 0; round < rounds && this.problems.length === 0; round++) {
       this.#node.trouble(troubleOf(this.#trouble));
       for (const client of this.#clients) client.errorsExpected = !ERRORLESS.has(this.#trouble);
-      await this.#load();
+      await this.#load('bad');
       this.#collect();
       this.#node.trouble(NO_TROUBLE);
       if (this.problems.length > 0) break;
@@ -161,6 +166,15 @@ export class SimRun {
       await this.#crash(this.#losesPower() ? 'power' : 'process');
       this.#collect();
     }
+    if (this.problems.length === 0) await this.#comesGood();
+  }
+
+  async #comesGood(): Promise<void> {
+    this.#tell('nothing goes wrong any more');
+    for (const client of this.#clients) client.errorsExpected = LASTING.has(this.#trouble);
+    await this.#load('good');
+    this.#collect();
+    if (!LASTING.has(this.#trouble) && this.problems.length === 0) await this.#auditAll();
   }
 
   /** Which crash's promises a recovery that is over had to keep; `wasStated`: the log said that what is durable is. */
@@ -210,7 +224,7 @@ export class SimRun {
     if (!this.#damaging) this.problems.push(...corruptions);
   }
 
-  async #load(): Promise<void> {
+  async #load(times: 'bad' | 'good'): Promise<void> {
     const random = this.#random;
     const node = this.#node;
     const mix: Mix = {
@@ -225,11 +239,11 @@ export class SimRun {
     const requests = random.between(1, random.oneOf([4, 30, 150, 400]));
     const depth = random.oneOf([1, 4, 32]);
     const destagePercent = random.oneOf([0, 1, 5, 30, 100]);
-    const drain = random.chance(30);
+    const drain = random.chance(30) || times === 'good';
     const shapes = random.oneOf(SHAPES);
     for (const client of this.#clients) client.shapes = shapes;
     // Crashes fall on any moment, or on one at which the destage has just ended a step or is about to commit.
-    const moment = random.oneOf(['any', 'any', 'step', 'commit']);
+    const moment = times === 'good' ? 'any' : random.oneOf(['any', 'any', 'step', 'commit']);
     const steps = node.destage.steps;
     const earliest = random.below(requests + 1);
     let turnsLeft = random.below(12);
@@ -255,7 +269,7 @@ export class SimRun {
         idleTurns = 0;
       } else if (this.#inFlight() > 0 && (!node.loop.passTime() || ++idleTurns > 300)) {
         // With a full or failed store writes may wait for ever; otherwise everything is answered.
-        if (!HARMLESS.has(this.#trouble)) return;
+        if (times === 'bad' && !HARMLESS.has(this.#trouble)) return;
         throw new Error(`${this.#inFlight()} requests are never answered (destage: ${node.stuck})`);
       }
     }
