@@ -173,6 +173,16 @@ const TABLE = {
     why: 'An entry of it, or a page, is not what was written.',
     todo: BACKUP,
   },
+  'index-damaged': {
+    severity: 'error',
+    why: 'The disk, or somebody, has changed it: chunks would be read from wrong places or as zeroes. No server starts.',
+    todo: BACKUP,
+  },
+  'index-sums': {
+    severity: 'warning',
+    why: 'With the checksums of its pages it would be known whether the disk has changed the index; now it is not.',
+    todo: 'Nothing: the next stop writes them anew. Check the disk.',
+  },
   'index-state': {
     severity: 'error',
     why: 'Without it nobody knows where in the log to begin.',

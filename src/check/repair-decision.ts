@@ -14,6 +14,7 @@
  *   log-segment-unfinished
  *   block-damaged, block-unreadable,         left: what was there is nowhere else
  *   log-block-damaged, superblock-copy
+ *   index-sums                               left: the next stop writes them anew
  *   all others                               nothing at all is repaired: something that refers to slots is missing or wrong,
  *                                            so that what looks like an orphan may be the place of a chunk
  */
@@ -72,6 +73,8 @@ const DECISIONS: Record<FindingKind, Decision> = {
   'log-slot': refuses('The log and the columns contradict each other: which of them is wrong would be a guess.'),
   'index-missing': NO_INDEX,
   'index-unreadable': NO_INDEX,
+  'index-damaged': NO_INDEX,
+  'index-sums': leaves('The next stop writes them anew.'),
   'index-state': NO_INDEX,
   'volume-entry': CONTRADICTION,
   'column-outside': CONTRADICTION,

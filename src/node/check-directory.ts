@@ -16,6 +16,7 @@ import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
 import { LmdbIndex } from '../platform/lmdb-index.ts';
 import { createIoPlatform } from '../platform/platform.ts';
 import { lockForReading, type NodeFile, readNodeFile } from './data-directory.ts';
+import { leaveIndexSums, takeIndexSums, unusableText, verifyIndex } from './index-sums.ts';
 import { SEGMENT_NAME } from './segment-files.ts';
 
 /** The kernel ends the I/O of a killed server, and with it the claim on its devices, a moment after its lock. */
@@ -96,7 +97,7 @@ export async function checkNode(
       if (file !== undefined) files.push(file);
       devices.push({ ...record, file });
     }
-    index = openIndex(join(path, 'index'), findings);
+    index = await openIndex(platform, join(path, 'index'), findings);
     if (index === undefined) return null;
     const segments = await openSegments(platform, join(path, 'log'), files);
     const { summary, picture } = await check({
@@ -114,7 +115,7 @@ export async function checkNode(
     if (changes.length > 0) {
       await index.close();
       index = undefined;
-      await changeIndex(join(path, 'index'), changes);
+      await changeIndex(join(path, 'index'), changes, platform);
     }
     return summary;
   } finally {
@@ -145,20 +146,26 @@ async function openDevice(platform: IoPlatform, path: string, findings: Findings
 }
 
 /** The one place where the index of a stopped server is opened for writing. */
-async function changeIndex(directory: string, changes: readonly ColumnChange[]): Promise<void> {
+async function changeIndex(directory: string, changes: readonly ColumnChange[], platform: IoPlatform): Promise<void> {
+  // Sums that could not be used were found by the check before, and any that cannot be stored by the one behind.
+  const log = { warn: () => {} };
+  await takeIndexSums(directory, platform, log);
   const index = new LmdbIndex(directory);
   try {
     await storeRepairs(index, changes);
   } finally {
     await index.close();
   }
+  await leaveIndexSums(directory, platform, log);
 }
 
-function openIndex(directory: string, findings: Findings): LmdbIndex | undefined {
+async function openIndex(platform: IoPlatform, directory: string, findings: Findings): Promise<LmdbIndex | undefined> {
   if (!LmdbIndex.exists(directory)) {
     findings.add('index-missing', `The index in ${directory} is missing.`, { file: directory });
     return undefined;
   }
+  // What LMDB makes of a damaged page may be the end of this process.
+  if (!(await isIndexUsable(platform, directory, findings))) return undefined;
   const files = new Set(readdirSync(directory));
   try {
     return new LmdbIndex(directory, { readOnly: true });
@@ -170,6 +177,20 @@ function openIndex(directory: string, findings: Findings): LmdbIndex | undefined
     // The library makes its lock file where it is missing.
     for (const name of readdirSync(directory)) if (!files.has(name)) rmSync(join(directory, name));
   }
+}
+
+async function isIndexUsable(platform: IoPlatform, directory: string, findings: Findings): Promise<boolean> {
+  try {
+    const verdict = await verifyIndex(directory, platform);
+    if (verdict.kind === 'unusable') findings.add('index-sums', `${unusableText(verdict)}.`, { file: verdict.file });
+    if (verdict.kind !== 'damaged') return true;
+    const { file, offsetBytes, what } = verdict;
+    findings.add('index-damaged', `${file} is not what the last stop has left: ${what}.`, { file, offsetBytes });
+  } catch (error) {
+    if (!(error instanceof SledgeError)) throw error;
+    findings.add('index-unreadable', `${error.message}.`, { file: directory });
+  }
+  return false;
 }
 
 async function openSegments(platform: IoPlatform, directory: string, files: PlatformFile[]): Promise<SegmentFile[]> {

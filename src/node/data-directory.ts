@@ -2,7 +2,7 @@
  * A node's data directory: who it belongs to, which format it has, and that one process at a time uses it.
  *
  *   node.json   format version, identity, devices       lock   flock'd while a server runs; holds its pid
- *   log/        op log segments                          index/  the B-tree
+ *   log/        op log segments                          index/  the B-tree; checksums of it
  *   devices/    mass storage files made by default       sync-failed   there after a sync failed, until one succeeds
  *
  * Nothing is changed before the lock is held and the format is known.

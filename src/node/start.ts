@@ -44,6 +44,7 @@ import type { FilePlace } from './damage-list.ts';
 import { DamageList } from './damage-list.ts';
 import { DataDirectory } from './data-directory.ts';
 import { openDevices } from './device-set.ts';
+import { leaveIndexSums, takeIndexSums } from './index-sums.ts';
 import { Node } from './node.ts';
 import type { NodeLog, NodeOptions, RunningNode, TlsOption } from './options.ts';
 import { ProblemList } from './problem-list.ts';
@@ -76,12 +77,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   closers.unshift(() => directory.close());
   const platform = createIoPlatform();
   closers.unshift(() => platform.close());
-  if (directory.node.devices.length > 0 && !LmdbIndex.exists(directory.indexPath)) {
-    const hint = 'Bring it back from a backup: without it nobody knows what lies where on the devices.';
-    throw new SledgeError('corrupt', `the index of ${directory.path} is missing`, { hint });
-  }
-  const index = new LmdbIndex(directory.indexPath);
-  closers.unshift(() => index.close());
+  const index = await openIndex(directory, platform, log, closers);
   const { devices, close } = await openDevices(platform, directory, options.devices);
   closers.unshift(close);
   checkAborted();
@@ -161,6 +157,27 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     tls,
     closers: closers.splice(0),
   });
+}
+
+async function openIndex(
+  directory: DataDirectory,
+  platform: IoPlatform,
+  log: NodeLog,
+  closers: (() => Promise<void> | void)[],
+): Promise<LmdbIndex> {
+  const { indexPath } = directory;
+  if (directory.node.devices.length > 0 && !LmdbIndex.exists(indexPath)) {
+    const hint = 'Bring it back from a backup: without it nobody knows what lies where on the devices.';
+    throw new SledgeError('corrupt', `the index of ${directory.path} is missing`, { hint });
+  }
+  await takeIndexSums(indexPath, platform, log);
+  let index: LmdbIndex | undefined;
+  closers.unshift(async () => {
+    await index?.close();
+    if (index?.hasFailed !== true) await leaveIndexSums(indexPath, platform, log);
+  });
+  index = new LmdbIndex(indexPath);
+  return index;
 }
 
 function newHead(

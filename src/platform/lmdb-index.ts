@@ -28,7 +28,7 @@ const VOLUME = 2;
 const COLUMN = 3;
 const CHUNK = 4;
 const NUMBER_MAX = 2 ** 32 - 1;
-const FILE = 'index.lmdb';
+export const INDEX_FILE = 'index.lmdb';
 /** Address space, not memory or disk: LMDB cannot grow its mapping while it is read. */
 const MAP_BYTES = 512 * GIB;
 
@@ -43,7 +43,7 @@ export class LmdbIndex implements IndexStore {
   #failed = false;
 
   static exists(directory: string): boolean {
-    return existsSync(join(directory, FILE));
+    return existsSync(join(directory, INDEX_FILE));
   }
 
   /**
@@ -51,7 +51,7 @@ export class LmdbIndex implements IndexStore {
    * `corrupt` where that finds less of it than there has to be: a page beyond the file's end would kill the process.
    */
   constructor(directory: string, options: { readonly readOnly?: boolean } = {}) {
-    this.#path = join(directory, FILE);
+    this.#path = join(directory, INDEX_FILE);
     const readOnly = options.readOnly === true;
     this.#db = open<Buffer, Buffer>({
       path: this.#path,
@@ -67,6 +67,11 @@ export class LmdbIndex implements IndexStore {
 
   get sizeBytes(): number {
     return statSync(this.#path).size;
+  }
+
+  /** Whether a commit has failed: what of it is in the file is not certain. */
+  get hasFailed(): boolean {
+    return this.#failed;
   }
 
   state(): IndexState | undefined {

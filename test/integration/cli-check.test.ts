@@ -179,11 +179,22 @@ t.test('stopped and killed servers leave clean directories, and each changed bit
     t.match((await check(dataDirectory)).report.findings, [{ kind: 'index-missing' }]);
     renameSync(join(dataDirectory, 'away'), join(dataDirectory, 'index'));
     const indexFile = join(dataDirectory, 'index', 'index.lmdb');
+    flip(indexFile, 8 * KIB + 100);
+    const changed = await check(dataDirectory);
+    t.equal(changed.code, 1);
+    t.match(changed.report.findings, [{ kind: 'index-damaged', file: indexFile, offsetBytes: 8 * KIB }]);
+    t.equal(changed.report.summary, null, 'and is not opened');
+    flip(indexFile, 8 * KIB + 100);
     const pages = readFileSync(indexFile);
     truncateSync(indexFile, 16 * KIB);
+    t.match((await check(dataDirectory)).report.findings, [{ kind: 'index-damaged', what: /16384 bytes of/ }]);
+    // As a killed server leaves it.
+    const sums = join(dataDirectory, 'index', 'index.sums');
+    renameSync(sums, join(directory, 'sums'));
     const truncated = await check(dataDirectory);
     t.equal(truncated.code, 1);
     t.match(truncated.report.findings, [{ kind: 'index-unreadable', what: /its end is missing/ }]);
+    renameSync(join(directory, 'sums'), sums);
     writeFileSync(indexFile, pages);
     renameSync(join(dataDirectory, 'lock'), join(directory, 'lock'));
     const { code, report } = await check(dataDirectory);

@@ -1,11 +1,12 @@
 /** Many volumes, very large ones, and deletions that were interrupted: what a start makes of them, and what they cost. */
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { completion } from '../../../src/base/io-wait.ts';
 import type { OpNumber, VolumeNumber } from '../../../src/base/units.ts';
 import { formatBytes, GIB, KIB, MIB, TIB } from '../../../src/base/units.ts';
 import type { VolumeEntry } from '../../../src/index/index-store.ts';
+import { SUMS_FILE } from '../../../src/node/index-sums.ts';
 import { LmdbIndex } from '../../../src/platform/lmdb-index.ts';
 import { temporaryDirectory } from '../../support/temporary-directory.ts';
 import { isAll } from '../head/head-rig.ts';
@@ -13,10 +14,11 @@ import { startTestNode } from './node-rig.ts';
 
 const DEVICES = (directory: string) => [{ path: join(directory, 'disk'), sizeBytes: MIB + 128 * MIB }];
 
-/** Changes the index of a node that does not run. */
+/** Changes the index of a node that does not run, whose checksums then mean nothing. */
 async function changeIndex(directory: string, change: (index: LmdbIndex) => void | Promise<void>): Promise<void> {
   const path = join(directory, 'data', 'index');
   mkdirSync(path, { recursive: true });
+  rmSync(join(path, SUMS_FILE), { force: true });
   const index = new LmdbIndex(path);
   await change(index);
   await index.close();
