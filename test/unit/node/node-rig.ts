@@ -1,6 +1,6 @@
 /** Starts nodes in this process on a directory of their own, and talks to their volumes without a network. */
 import { join } from 'node:path';
-import { plainRegion } from '../../../src/base/memory.ts';
+import { plainRegion, type Region } from '../../../src/base/memory.ts';
 import { MIB } from '../../../src/base/units.ts';
 import type { VolumeCommand } from '../../../src/nbd-server/exported-volume.ts';
 import { Node } from '../../../src/node/node.ts';
@@ -37,6 +37,8 @@ export interface TestNode {
     data: number | Uint8Array,
     options?: Partial<TestRequest>,
   ): Promise<TestRequest>;
+  /** A read to the start of a region of the platform; resolves whatever it ends with. */
+  read(volume: string, offset: number, length: number, region: Region): Promise<TestRequest>;
   stop(): Promise<void>;
 }
 
@@ -70,13 +72,17 @@ export async function startTestNode(directory: string, options: TestNodeOptions 
 }
 
 function testNode(node: Node, log: MemoryLog): TestNode {
+  const exported = (name: string) => {
+    const volume = node.find(name);
+    if (volume === undefined) throw new Error(`there is no volume ${name}`);
+    return volume;
+  };
   return {
     node,
     log,
     request: (name, command, offset, data, options = {}) =>
       new Promise((resolve, reject) => {
-        const volume = node.find(name);
-        if (volume === undefined) throw new Error(`there is no volume ${name}`);
+        const volume = exported(name);
         const length = typeof data === 'number' ? data : data.length;
         const request = new AlignedRequest(command, offset, length, done => {
           if (done.errno === 0) resolve(done);
@@ -88,6 +94,13 @@ function testNode(node: Node, log: MemoryLog): TestNode {
           request.region.bytes.set(data);
         }
         volume.submit(request);
+      }),
+    read: (name, offset, length, region) =>
+      new Promise(resolve => {
+        const request = new TestRequest('read', offset, length, resolve);
+        Object.assign(request, { region, placed: 1 });
+        region.bytes.fill(0xee, 0, length);
+        exported(name).submit(request);
       }),
     stop: () => node.stop(),
   };
