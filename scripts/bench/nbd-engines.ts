@@ -25,6 +25,8 @@ export interface EngineSpec {
   readonly tls: boolean;
   /** Part of --quick. */
   readonly quick: boolean;
+  /** Of Sledge only: added to what this process has in its environment. */
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 export interface Workplace {
@@ -118,6 +120,7 @@ async function startProcess(
       listen: port === undefined ? `unix:${unix}` : `127.0.0.1:${port}`,
       volumes: [`${VOLUME}:${place.sizeBytes}`],
       arguments: [...tls, ...sledgeArguments],
+      ...(engine.environment !== undefined && { environment: engine.environment }),
     });
   }
   if (engine.name === 'nbd-server') return await startNbdServer(place, address);
@@ -126,7 +129,8 @@ async function startProcess(
   return childProcess(started, started.child.pid!);
 }
 
-function dataDirectory(place: Workplace): string {
+/** Sledge's. */
+export function dataDirectory(place: Workplace): string {
   return join(place.directory, 'sledge');
 }
 

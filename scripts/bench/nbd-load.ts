@@ -34,7 +34,7 @@ const execute = promisify(execFile);
 const INTERVAL_MS = 20;
 
 /** Enough for 2 GiB. */
-const LOG_FILL_SECONDS = 8;
+export const LOG_FILL_SECONDS = 8;
 /** Enough for 256 MiB in blocks of 4 KiB. */
 const CACHE_FILL_SECONDS = 4;
 
@@ -51,8 +51,8 @@ export async function fillOverNbd(uri: string): Promise<void> {
 }
 
 /** Writes that go through a log, until it has its full length: the first round of a log makes its files, too. */
-export async function fillLog(uri: string): Promise<void> {
-  const time = ['-t', String(LOG_FILL_SECONDS), '-r', '0'];
+export async function fillLog(uri: string, seconds: number): Promise<void> {
+  const time = ['-t', String(seconds), '-r', '0'];
   await execute(loadProgram, ['-w', 'randwrite', '-b', '32k', '-q', '16', ...time, uri]);
 }
 

@@ -9,6 +9,8 @@ export interface SledgeOptions {
   /** As for `sledge serve --volume`: NAME:SIZE. */
   readonly volumes: readonly string[];
   readonly arguments: readonly string[];
+  /** Added to what this process has in its environment. */
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 /** A start may have a whole log to play again. */
@@ -20,7 +22,7 @@ const SETTLED_LOG_BYTES = 2 ** 24;
 export async function startSledge(options: SledgeOptions): Promise<StartedProcess> {
   const volumes = options.volumes.flatMap(volume => ['--volume', volume]);
   const args = ['serve', '--json', '--data', options.dataDirectory, '--listen', options.listen, ...volumes];
-  const started = new ServerProcess(sledgeProgram, [...args, ...options.arguments]);
+  const started = new ServerProcess(sledgeProgram, [...args, ...options.arguments], options.environment);
   const { pid } = await started.readyEvent(READY_MS);
   return childProcess(started, pid);
 }

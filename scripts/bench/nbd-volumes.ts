@@ -4,7 +4,7 @@ import { open } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { BLOCK_BYTES, MIB } from '../../src/base/units.ts';
 import { type EngineSpec, startEngine, type Workplace } from './nbd-engines.ts';
-import { fillLog, fillOverNbd } from './nbd-load.ts';
+import { fillLog, fillOverNbd, LOG_FILL_SECONDS } from './nbd-load.ts';
 
 const execute = promisify(execFile);
 
@@ -47,11 +47,15 @@ export async function cacheFile(path: string): Promise<void> {
 }
 
 /** Sledge's volume, which is no file of its own: written through the server, as its log is. */
-export async function fillVolume(engine: EngineSpec, place: Workplace): Promise<void> {
+export async function fillVolume(
+  engine: EngineSpec,
+  place: Workplace,
+  logSeconds: number = LOG_FILL_SECONDS,
+): Promise<void> {
   const server = await startEngine(engine, place, { tls: false, sledgeArguments: [] });
   try {
     await fillOverNbd(server.uri);
-    await fillLog(server.uri);
+    if (logSeconds > 0) await fillLog(server.uri, logSeconds);
     await server.settle();
   } finally {
     await server.stop();

@@ -25,6 +25,7 @@ import { stopProcesses } from './nbd-process.ts';
 import { formatFigures, formatSummary, formatTable } from './nbd-report.ts';
 import { type Result, ratios, type Sample, summarize } from './nbd-results.ts';
 import type { Row } from './nbd-rows.ts';
+import { inTurn, turnsOf } from './nbd-turns.ts';
 import { fillFile, fillVolume, syncDisk } from './nbd-volumes.ts';
 
 interface Outcome {
@@ -175,12 +176,10 @@ async function measureRows(options: Options, place: Workplace, attempt: Attempt)
     const key = `${row.name} ${name}`;
     if (sample !== undefined) samples.set(key, [...(samples.get(key) ?? []), sample]);
   };
-  for (const { row, turn } of inOrder(options)) {
+  for (const { row, turn } of turnsOf(options.rows, options.repeat)) {
     say(`repeat ${turn + 1} of ${options.repeat}: ${row.name}`);
     const able = present.filter(engine => canMeasure(engine, row));
-    // Another one goes first each time, so that none always follows the same neighbour.
-    for (let i = 0; i < able.length; i++) {
-      const engine = able[(i + turn) % able.length];
+    for (const engine of inTurn(able, turn)) {
       await add(row, engine.name, () => measureServer(engine, row, place));
     }
     if (measuresRaw(row, options)) {
@@ -194,15 +193,6 @@ async function measureRows(options: Options, place: Workplace, attempt: Attempt)
       return found === undefined ? [] : [summarize(row, engine?.name ?? 'raw', engine?.class ?? 'raw', found)];
     }),
   );
-}
-
-/** Reads first, all repeats of them: what a write row leaves in a server's caches would speed them up. */
-function* inOrder(options: Options): Iterable<{ readonly row: Row; readonly turn: number }> {
-  for (const writes of [false, true]) {
-    for (let turn = 0; turn < options.repeat; turn++) {
-      for (const row of options.rows) if (row.writes === writes) yield { row, turn };
-    }
-  }
 }
 
 function machine(options: Options): string {
