@@ -15,13 +15,11 @@ import { type ColumnChange, storeRepairs } from '../check/repair.ts';
 import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
 import { LmdbIndex } from '../platform/lmdb-index.ts';
 import { createIoPlatform } from '../platform/platform.ts';
-import { lockForReading, type NodeFile, readNodeFile } from './data-directory.ts';
+import { openClaimed } from './claimed-file.ts';
+import { type NodeFile, readNodeFile } from './data-directory.ts';
+import { lockForReading } from './directory-lock.ts';
 import { leaveIndexSums, takeIndexSums, unusableText, verifyIndex } from './index-sums.ts';
 import { SEGMENT_NAME } from './segment-files.ts';
-
-/** The kernel ends the I/O of a killed server, and with it the claim on its devices, a moment after its lock. */
-const CLAIM_TRIES = 20;
-const CLAIM_RETRY_MS = 100;
 
 export interface CheckReport {
   readonly directory: string;
@@ -126,22 +124,16 @@ export async function checkNode(
 }
 
 async function openDevice(platform: IoPlatform, path: string, findings: Findings): Promise<PlatformFile | undefined> {
-  for (let tries = 1; ; tries++) {
-    try {
-      // Claimed as by a server, so that none starts to write on it meanwhile.
-      return await platform.openFile({ path, mode: 'direct', readOnly: true, claim: true });
-    } catch (error) {
-      if (!(error instanceof SledgeError)) throw error;
-      if (error.code === 'device-in-use' && tries < CLAIM_TRIES) {
-        await new Promise(resolve => platform.after(CLAIM_RETRY_MS, () => resolve(undefined)));
-        continue;
-      }
-      const kind: FindingKind = error.code === 'device-missing' ? 'device-missing' : 'device-unusable';
-      const what =
-        kind === 'device-missing' ? `Device ${path} is not there` : `A device cannot be used: ${error.message}`;
-      findings.add(kind, `${what}.`, { file: path });
-      return undefined;
-    }
+  try {
+    // Claimed as by a server, so that none starts to write on it meanwhile.
+    return await openClaimed(platform, { path, mode: 'direct', readOnly: true });
+  } catch (error) {
+    if (!(error instanceof SledgeError)) throw error;
+    const kind: FindingKind = error.code === 'device-missing' ? 'device-missing' : 'device-unusable';
+    const what =
+      kind === 'device-missing' ? `Device ${path} is not there` : `A device cannot be used: ${error.message}`;
+    findings.add(kind, `${what}.`, { file: path });
+    return undefined;
   }
 }
 

@@ -1,7 +1,7 @@
 /**
  * A node's data directory: who it belongs to, which format it has, and that one process at a time uses it.
  *
- *   node.json   format version, identity, devices       lock   flock'd while a server runs; holds its pid
+ *   node.json   format version, identity, devices       lock   see directory-lock.ts
  *   log/        op log segments                          index/  the B-tree; checksums of it
  *   devices/    mass storage files made by default       sync-failed   there after a sync failed, until one succeeds
  *
@@ -12,7 +12,6 @@ import {
   closeSync,
   existsSync,
   fsyncSync,
-  ftruncateSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -26,7 +25,7 @@ import {
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { SledgeError } from '../base/errors.ts';
-import { lockFile } from '../platform/file-lock.ts';
+import { lockForServing } from './directory-lock.ts';
 
 export const FORMAT_VERSION = 1;
 
@@ -71,7 +70,7 @@ export class DataDirectory {
     const found = existsSync(file) ? 'data' : existsSync(path) ? 'empty' : 'nothing';
     makeDirectory(path);
     if (found !== 'data') refuseForeign(path);
-    const lock = takeLock(path);
+    const lock = lockForServing(path);
     try {
       const node = existsSync(file) ? readNodeFile(file) : writeNodeFile(path, newNodeFile());
       for (const name of PARTS) makeDirectory(join(path, name));
@@ -153,61 +152,6 @@ function refuseForeign(path: string): void {
   const other = readdirSync(path).find(name => !HARMLESS.has(name));
   if (other === undefined) return;
   throw new SledgeError('not-a-data-directory', `${path} holds other files (${other}) and no node.json`);
-}
-
-function takeLock(path: string): number {
-  const file = join(path, 'lock');
-  let lock: number;
-  try {
-    lock = openSync(file, 'a+', 0o600);
-  } catch (cause) {
-    throw new SledgeError('not-a-data-directory', `${file} cannot be opened: ${textOf(cause)}`, { cause });
-  }
-  lockOrClose(path, file, lock);
-  ftruncateSync(lock);
-  writeSync(lock, `${process.pid}\n`);
-  return lock;
-}
-
-/**
- * Locks a directory that is there, without changing anything in it, until the descriptor is closed; undefined when there
- * is no lock file. Throws `not-a-data-directory` or `data-in-use`.
- */
-export function lockForReading(path: string): number | undefined {
-  if (!existsSync(join(path, 'node.json'))) {
-    const hint = 'Name a directory that `sledge serve` has made.';
-    throw new SledgeError('not-a-data-directory', `${path} has no node.json`, { hint });
-  }
-  const file = join(path, 'lock');
-  let lock: number;
-  try {
-    lock = openSync(file, 'r');
-  } catch (cause) {
-    if (!existsSync(file)) return undefined;
-    throw new SledgeError('not-a-data-directory', `${file} cannot be opened: ${textOf(cause)}`, { cause });
-  }
-  lockOrClose(path, file, lock);
-  return lock;
-}
-
-/**
- * Locks a directory that is there, as a server would, for changes of what is in it. Makes the lock file where it is
- * missing: whoever starts meanwhile has to find it. Throws as `lockForReading` does.
- */
-export function lockForRepair(path: string): { readonly lock: number; readonly made: boolean } {
-  const found = lockForReading(path);
-  return found === undefined ? { lock: takeLock(path), made: true } : { lock: found, made: false };
-}
-
-function lockOrClose(path: string, file: string, lock: number): void {
-  try {
-    lockFile(lock);
-  } catch (cause) {
-    closeSync(lock);
-    const pid = readFileSync(file, 'utf8').trim();
-    const owner = /^\d+$/.test(pid) ? `the server with pid ${pid}` : 'another server';
-    throw new SledgeError('data-in-use', `${path} is in use by ${owner}`, { cause });
-  }
 }
 
 /** Throws `corrupt` or `bad-format`. */

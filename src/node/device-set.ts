@@ -14,6 +14,7 @@ import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
 import type { Device } from '../sled/device.ts';
 import { examineDevice, openDevice, takeDevice } from '../sled/device.ts';
 import { FIRST_COLUMN_POSITION } from '../sled/superblock.ts';
+import { openClaimed } from './claimed-file.ts';
 import type { DataDirectory, DeviceRecord } from './data-directory.ts';
 import { newIdentity } from './data-directory.ts';
 import type { DeviceOption } from './options.ts';
@@ -93,7 +94,7 @@ async function openOne(
       ...(record === undefined ? { hint: 'Give it a size to have a file made: --device PATH:SIZE.' } : {}),
     });
   }
-  const file = await platform.openFile({ path, mode: 'direct', create: sizeBytes !== undefined, claim: true });
+  const file = await openClaimed(platform, { path, mode: 'direct', create: sizeBytes !== undefined });
   files.push(file);
   if (sizeBytes !== undefined && file.kind === 'file' && sizeBytes > file.sizeBytes) await file.resize(sizeBytes);
   const tools = { regions: platform, checksums: platform };

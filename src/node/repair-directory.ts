@@ -13,7 +13,7 @@ import { type FindingKind, Findings } from '../check/finding.ts';
 import { planRepairs, type Repair } from '../check/repair.ts';
 import { type Leaving, leftOf } from '../check/repair-decision.ts';
 import { type CheckOptions, type CheckReport, checkNode, readNode, report } from './check-directory.ts';
-import { lockForRepair } from './data-directory.ts';
+import { lockForRepair } from './directory-lock.ts';
 
 /** What is there afterwards, and besides what was done. */
 export interface RepairReport extends CheckReport {

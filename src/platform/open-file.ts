@@ -6,7 +6,7 @@ import { close, constants, fstat, open, readSync, type Stats, stat } from 'node:
 import { promisify } from 'node:util';
 import { type ErrorCode, SledgeError } from '../base/errors.ts';
 import { addon } from './addon.ts';
-import { lockFile } from './file-lock.ts';
+import { lockFile, lockHolder } from './file-lock.ts';
 import { allocateRegion } from './io-memory.ts';
 import type { OpenFileOptions } from './io-platform.ts';
 import type { RingFileProperties } from './ring-file.ts';
@@ -112,7 +112,9 @@ function claimFile(fd: number, path: string): void {
   try {
     lockFile(fd);
   } catch (error) {
-    throw new SledgeError('device-in-use', `${path} is claimed by another process`, { cause: error });
+    const holder = lockHolder(fd);
+    const who = holder === undefined ? 'another process' : `process ${holder}`;
+    throw new SledgeError('device-in-use', `${path} is claimed by ${who}`, { cause: error });
   }
 }
 
