@@ -97,7 +97,7 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     name: 'devices-not-synced-before-index',
     breaks: 'The index refers to data that the devices have not synced.',
     file: CARRIER,
-    find: 'const devicesSynced = completion(request => this.#head.sled.syncData(request)).then(result => {',
+    find: 'const devicesSynced = completion(request => this.#head.sled.syncAll(request)).then(result => {',
     replacement: 'const devicesSynced = Promise.resolve(0).then(result => {',
   },
   {

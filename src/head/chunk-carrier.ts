@@ -153,7 +153,7 @@ export class ChunkCarrier {
     const { sled } = this.#head;
     for (const { entry } of group.tasks) {
       if (entry === undefined) continue;
-      sled.wrote(entry.location);
+      sled.carried(entry.location);
       if (window.error === 0) continue;
       sled.writeFailed(entry.location);
       throw new DestageStuck('a device cannot be written');
@@ -296,7 +296,7 @@ export class ChunkCarrier {
    * the cut, it has to be as durable as that was.
    */
   async #syncAll(): Promise<void> {
-    const devicesSynced = completion(request => this.#head.sled.syncData(request)).then(result => {
+    const devicesSynced = completion(request => this.#head.sled.syncAll(request)).then(result => {
       if (result < 0) throw new DestageStuck('a device cannot be synced');
     });
     // Both have ended before anything is let go of.

@@ -19,7 +19,7 @@ export interface Committer {
 
 /** Mass storage, as far as the durability of bulk records depends on it. */
 export interface DataSync {
-  /** Syncs whatever was written and not synced yet; completes with 0 or a negative errno, later. */
+  /** Syncs what records may name and was not synced yet; completes with 0 or a negative errno, later. */
   syncData(request: IoRequest): void;
 }
 

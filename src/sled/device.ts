@@ -58,6 +58,8 @@ export class Device {
    */
   writeCount = 1;
   syncedCount = 0;
+  /** `writeCount` at the last write that the log relies on. */
+  reliedCount = 1;
   readonly #superblock: Superblock;
 
   constructor(path: string, file: DeviceFile, superblock: Superblock) {

@@ -3,7 +3,9 @@
  * destage call it. It runs in the head's process; what it promises is what a sled elsewhere would promise.
  *
  * Invariants:
- * - A sync covers every write whose completion was reported with `wrote` before the sync began.
+ * - A sync covers every write whose completion was reported before the sync began: `syncData` those reported with `wrote`,
+ *   which is what records of the log name, `syncAll` those with `carried`, too, which the log still holds itself. So who
+ *   waits for the log does not wait for a device that has only been carried to, however long that takes to sync.
  * - After a failed sync of a device, syncs keep failing: nobody is told that what it lost is safe.
  */
 import { assert } from '../base/assert.ts';
@@ -49,8 +51,14 @@ export class Sled {
     this.device(locationDevice(location)).file.discard(locationPosition(location), length, request);
   }
 
-  /** A write to the device has completed: the next sync has to cover it. */
+  /** A write that the log is about to name has completed. */
   wrote(location: Location): void {
+    const device = this.device(locationDevice(location));
+    device.reliedCount = ++device.writeCount;
+  }
+
+  /** A write of data that the log still holds has completed. */
+  carried(location: Location): void {
     this.device(locationDevice(location)).writeCount++;
   }
 
@@ -66,23 +74,33 @@ export class Sled {
     this.device(locationDevice(location)).errors.checksum++;
   }
 
-  /** Syncs every device that was written to; completes with 0 or the first negative errno. */
+  /** Syncs every device with data that the log names; completes with 0 or the first negative errno. */
   syncData(request: IoRequest): void {
-    new SledSync(this.#devices.values(), request).start();
+    this.#sync(device => device.reliedCount, request);
+  }
+
+  /** Syncs every device that was written to; completes with 0 or the first negative errno. */
+  syncAll(request: IoRequest): void {
+    this.#sync(device => device.writeCount, request);
+  }
+
+  #sync(wanted: (device: Device) => number, request: IoRequest): void {
+    // Also those whose sync is under way for somebody else: what it covers is durable only when it has ended.
+    const devices = [...this.#devices.values()].filter(
+      device => device.syncedCount < wanted(device) || device.failure !== undefined,
+    );
+    new SledSync(devices, request).start();
   }
 }
 
 class SledSync {
-  readonly #devices: Device[];
+  readonly #devices: readonly Device[];
   readonly #request: IoRequest;
   #pending = 1;
   #result = 0;
 
-  constructor(devices: Iterable<Device>, request: IoRequest) {
-    // Also those whose sync is under way for somebody else: what it covers is durable only when it has ended.
-    this.#devices = [...devices].filter(
-      device => device.syncedCount < device.writeCount || device.failure !== undefined,
-    );
+  constructor(devices: readonly Device[], request: IoRequest) {
+    this.#devices = devices;
     this.#request = request;
   }
 

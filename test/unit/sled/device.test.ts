@@ -252,6 +252,31 @@ t.test('a sync goes to the devices that were written to, and to no others', asyn
   t.equal(files[1].counts.sync - before[1], 1, 'and once');
 });
 
+t.test('what was carried is synced for the destage, and not for who waits for the log', async t => {
+  const { loop, sled, files, sync } = await sledOf(2);
+  const syncAll = () =>
+    pump(
+      loop,
+      completion(request => sled.syncAll(request)),
+    );
+  const before = files.map(file => file.counts.sync);
+  const syncs = () => files.map((file, i) => file.counts.sync - before[i]);
+  sled.carried(locationOf(0, MIB));
+  t.equal(await sync(), 0);
+  t.same(syncs(), [0, 0]);
+  sled.wrote(locationOf(1, MIB));
+  t.equal(await syncAll(), 0);
+  t.same(syncs(), [1, 1], 'all of it');
+  t.equal(await sync(), 0);
+  t.equal(await syncAll(), 0);
+  t.same(syncs(), [1, 1], 'and once');
+  sled.wrote(locationOf(0, MIB));
+  sled.carried(locationOf(0, MIB));
+  t.equal(await sync(), 0);
+  t.equal(await syncAll(), 0);
+  t.same(syncs(), [2, 1], 'one sync covers both');
+});
+
 t.test('a write that is reported while a sync is under way is left for the next one', async t => {
   const { loop, sled, files, sync } = await sledOf(1);
   sled.wrote(locationOf(0, MIB));

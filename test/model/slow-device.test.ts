@@ -1,0 +1,213 @@
+/**
+ * A device that takes up to three seconds for each I/O slows down what lies on it. Requests for chunks on another device
+ * take as long as they do beside a quick one, with two exceptions, which come of the one log: a flush waits for all that
+ * was written in bulk before it, wherever that lies; and when the log is three quarters full, since the destage waits
+ * for the device, whoever writes is slowed down.
+ *
+ * Two devices, a volume on each, in virtual time. The same load is measured once with both devices well and once with one
+ * of them ill, each time while a destage has chunks of both to carry.
+ */
+import t from 'tap';
+import { locationDevice } from '../../src/base/location.ts';
+import { plainRegion } from '../../src/base/memory.ts';
+import type { ChunkNumber } from '../../src/base/units.ts';
+import { BLOCK_BYTES, KIB, MIB } from '../../src/base/units.ts';
+import type { VolumeCommand } from '../../src/nbd-server/exported-volume.ts';
+import type { Volume } from '../../src/volume/volume.ts';
+import { SimNode } from '../support/sim-node.ts';
+import { SimRandom } from '../support/sim-random.ts';
+import { TestRequest } from '../unit/head/head-rig.ts';
+
+type Tap = Pick<typeof t, 'equal' | 'same' | 'ok'>;
+
+const CHUNK = 64 * KIB;
+/** It fits a column, which is on one device, and so do the chunks that replace some of it until the log is cut. */
+const VOLUME_BYTES = 6 * MIB;
+const NO_FAULTS = { readPerMyriad: 0, writePerMyriad: 0, syncPerMyriad: 0 };
+
+interface Stream {
+  readonly name: string;
+  readonly command: VolumeCommand;
+  readonly lengthBytes: number;
+  /** Where in the volume. */
+  readonly from: number;
+  readonly to: number;
+  /** A request is sent each so many milliseconds, whatever has become of those before. */
+  readonly everyMs: number;
+  readonly fua?: boolean;
+}
+
+const READS: Stream = { name: 'reads', command: 'read', lengthBytes: BLOCK_BYTES, from: 0, to: 2 * MIB, everyMs: 2 };
+const WRITES: Stream = { ...READS, name: 'small writes', command: 'write', from: 2 * MIB, to: 4 * MIB };
+const BULK: Stream = { ...WRITES, name: 'bulk writes', lengthBytes: CHUNK, from: 4 * MIB, to: 6 * MIB, everyMs: 50 };
+const FLUSHES: Stream = { ...READS, name: 'flushes', command: 'flush', everyMs: 20 };
+const FUA: Stream = { ...WRITES, name: 'writes with FUA', fua: true, everyMs: 20 };
+
+/** Latencies in milliseconds, of those that were answered in time; the others count as having taken all of it. */
+class Load {
+  readonly latencies = new Map<string, number[]>();
+  readonly #node: SimNode;
+  readonly #random: SimRandom;
+  readonly #endMs: number;
+  errors = 0;
+  inFlight = 0;
+
+  constructor(node: SimNode, random: SimRandom, endMs: number) {
+    this.#node = node;
+    this.#random = random;
+    this.#endMs = endMs;
+  }
+
+  start(volume: Volume, stream: Stream): void {
+    const { loop } = this.#node;
+    const latencies: number[] = [];
+    this.latencies.set(`${volume.name} ${stream.name}`, latencies);
+    const { command, lengthBytes, from, to, everyMs, fua = false } = stream;
+    const send = () => {
+      const begunMs = loop.nowMs();
+      if (begunMs >= this.#endMs) return;
+      const places = (to - from) / lengthBytes;
+      const number = latencies.push(this.#endMs - begunMs) - 1;
+      const offset = from + this.#random.below(places) * lengthBytes;
+      const request = new TestRequest(command, offset, lengthBytes, ({ errno }) => {
+        this.inFlight--;
+        if (errno !== 0) this.errors++;
+        if (loop.nowMs() < this.#endMs) latencies[number] = loop.nowMs() - begunMs;
+      });
+      request.fua = fua;
+      if (command === 'write') request.region = plainRegion(lengthBytes);
+      this.inFlight++;
+      volume.submit(request);
+      loop.after(everyMs, send);
+    };
+    send();
+  }
+
+  percentile(key: string, share: number): number {
+    const sorted = [...(this.latencies.get(key) ?? [])].sort((a, b) => a - b);
+    return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))];
+  }
+}
+
+interface Measured {
+  readonly load: Load;
+  /** How long the destage took that began with the load; undefined where it had not ended with it. */
+  readonly destageMs: number | undefined;
+  readonly logFill: number;
+}
+
+/** Loads two volumes, on a device each, of which the second may be ill, while what lies in the log is destaged. */
+async function measure(t: Tap, isIll: boolean, streams: readonly Stream[], ms: number): Promise<Measured> {
+  const random = new SimRandom(11);
+  const node = new SimNode(random, {
+    segmentBytes: MIB,
+    logSegments: 32,
+    cacheBytes: 64 * KIB,
+    overlayRows: 16 * 1024,
+    bounceBuffers: 1024,
+    devices: 2,
+    columnsPerDevice: 4,
+    canDiscard: true,
+  });
+  await node.boot();
+  const volumes: Volume[] = [];
+  for (const name of ['well', 'ill']) {
+    const volume = await node.createVolume(name, VOLUME_BYTES, CHUNK, 'written');
+    for (let at = 0; at < VOLUME_BYTES; at += MIB) await write(node, volume, at, MIB);
+    volumes.push(volume);
+  }
+  await node.loop.until(node.destage.all());
+  // Of each chunk with small writes, so that the destage has all of them to carry.
+  for (const volume of volumes) {
+    for (let at = WRITES.from; at < WRITES.to; at += CHUNK) await write(node, volume, at, BLOCK_BYTES);
+  }
+
+  const { loop } = node;
+  if (isIll) node.devices[1].faults = { ...NO_FAULTS, slowPerMyriad: 10_000 };
+  const beganMs = loop.nowMs();
+  let destageMs: number | undefined;
+  const destaging = node.destage.all().then(() => {
+    destageMs = loop.nowMs() - beganMs;
+  });
+  const load = new Load(node, random, beganMs + ms);
+  for (const volume of volumes) for (const stream of streams) load.start(volume, stream);
+  while (loop.nowMs() < beganMs + ms) if (!(await loop.turn())) loop.passTime();
+  const { usedBytes, limitBytes } = node.head.log;
+  const measured = { load, destageMs, logFill: usedBytes / limitBytes };
+
+  node.devices[1].faults = NO_FAULTS;
+  await loop.until(destaging);
+  while (load.inFlight > 0) if (!(await loop.turn())) loop.passTime();
+  t.equal(load.errors, 0);
+  t.same(await node.audit(), []);
+  t.same(volumes.map(devicesOf), [[0], [1]], 'each volume lies on a device of its own');
+  return measured;
+}
+
+async function write(node: SimNode, volume: Volume, offset: number, length: number): Promise<void> {
+  await node.loop.until(
+    new Promise<void>(resolve => {
+      const request = new TestRequest('write', offset, length, () => resolve());
+      request.region = plainRegion(length);
+      volume.submit(request);
+    }),
+  );
+}
+
+function devicesOf(volume: Volume): number[] {
+  const devices = new Set<number>();
+  for (let chunk = 0; chunk < VOLUME_BYTES / CHUNK; chunk++) {
+    const entry = volume.lookupIndexed(chunk as ChunkNumber);
+    if (entry !== undefined) devices.add(locationDevice(entry.location));
+  }
+  return [...devices];
+}
+
+/** The 99th percentile on the healthy device is what it is beside a quick one, but for chance. */
+function goesOn(t: Tap, stream: Stream, usual: Measured, beside: Measured): void {
+  const key = `well ${stream.name}`;
+  const [before, after] = [usual, beside].map(({ load }) => load.percentile(key, 0.99));
+  t.ok(after <= 2 * before, `${key}: p99 of ${after.toFixed(2)} ms, ${before.toFixed(2)} ms beside a quick device`);
+}
+
+/** Half of the requests at least take longer than any does on a quick device, by far. */
+function isSlow(t: Tap, key: string, { load }: Measured): void {
+  const median = load.percentile(key, 0.5);
+  t.ok(median > 100, `${key}: median of ${median.toFixed(2)} ms`);
+}
+
+t.test('reads, small writes and bulk writes go on beside a slow device', async t => {
+  const streams = [READS, WRITES, BULK];
+  const usual = await measure(t, false, streams, 3000);
+  const beside = await measure(t, true, streams, 3000);
+  t.ok(usual.destageMs !== undefined && usual.destageMs < 100, 'the destage is done soon');
+  t.equal(beside.destageMs, undefined, 'and not with a slow device');
+  t.ok(beside.logFill < 0.75, 'the log has room');
+  isSlow(t, 'ill reads', beside);
+  isSlow(t, 'ill bulk writes', beside);
+  for (const stream of streams) goesOn(t, stream, usual, beside);
+});
+
+t.test('flushes and FUA do not wait for a device that is destaged to', async t => {
+  const streams = [{ ...WRITES, everyMs: 10 }, FUA, FLUSHES];
+  const usual = await measure(t, false, streams, 9000);
+  const beside = await measure(t, true, streams, 9000);
+  t.ok(beside.destageMs !== undefined && beside.destageMs > 3000, 'the device was written to and synced meanwhile');
+  for (const stream of streams) goesOn(t, stream, usual, beside);
+});
+
+t.test('a flush waits for what was written in bulk before it, also to a slow device', async t => {
+  const beside = await measure(t, true, [BULK, FLUSHES], 3000);
+  // Of a log whose records name data that is not there, recovery takes what lies before them.
+  isSlow(t, 'well flushes', beside);
+});
+
+t.test('when the log is full because of a slow device all writes are slowed down, and reads go on', async t => {
+  const streams = [READS, { ...WRITES, everyMs: 1 }];
+  const usual = await measure(t, false, streams, 9000);
+  const beside = await measure(t, true, streams, 9000);
+  t.ok(beside.logFill > 0.75, 'the log is full');
+  isSlow(t, 'well small writes', beside);
+  isSlow(t, 'ill small writes', beside);
+  goesOn(t, READS, usual, beside);
+});
