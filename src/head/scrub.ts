@@ -134,13 +134,14 @@ export class Scrub {
 
   #takeBuffer(): number | Promise<number> {
     const { bounce } = this.#head;
-    const buffer = bounce.take();
-    return buffer >= 0 ? buffer : new Promise(resolve => bounce.wait({ bufferReady: resolve }));
+    const { bounceShare } = this.#volume;
+    const buffer = bounce.take(bounceShare);
+    return buffer >= 0 ? buffer : new Promise(resolve => bounce.wait(bounceShare, { bufferReady: resolve }));
   }
 
   #giveBack(piece: Piece): void {
     this.#free.push(piece);
-    this.#head.bounce.give(piece.buffer);
+    this.#head.bounce.give(this.#volume.bounceShare, piece.buffer);
   }
 
   /** Has blocks [from, to) of a chunk read and checked, when there is room for that and time; false if there are none. */

@@ -49,8 +49,9 @@ export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, Spa
 
   start(): void {
     const { bounce } = this.#writer.ports.reads;
-    const buffer = bounce.take();
-    if (buffer < 0) bounce.wait(this);
+    const { bounceShare } = this.#volume;
+    const buffer = bounce.take(bounceShare);
+    if (buffer < 0) bounce.wait(bounceShare, this);
     else this.bufferReady(buffer);
   }
 
@@ -109,7 +110,7 @@ export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, Spa
   }
 
   #release(): void {
-    this.#writer.ports.reads.bounce.give(this.#buffer);
+    this.#writer.ports.reads.bounce.give(this.#volume.bounceShare, this.#buffer);
     this.#volume.locks.free(this.#block, this.#block + 1);
   }
 }

@@ -32,8 +32,9 @@ export class Prefetch implements BufferWaiter, SpanOwner {
   }
 
   start(): void {
-    const buffer = this.#ports.bounce.take();
-    if (buffer < 0) this.#ports.bounce.wait(this);
+    const { bounceShare } = this.#volume;
+    const buffer = this.#ports.bounce.take(bounceShare);
+    if (buffer < 0) this.#ports.bounce.wait(bounceShare, this);
     else this.bufferReady(buffer);
   }
 
@@ -63,7 +64,7 @@ export class Prefetch implements BufferWaiter, SpanOwner {
   }
 
   #finish(errno: number): void {
-    this.#ports.bounce.give(this.#buffer);
+    this.#ports.bounce.give(this.#volume.bounceShare, this.#buffer);
     this.#request.completed(errno);
   }
 }

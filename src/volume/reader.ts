@@ -105,7 +105,7 @@ class ReadJob implements SpanOwner, BufferWaiter {
     if (this.#buffer >= 0) {
       const buffer = this.#buffer;
       this.#buffer = -1;
-      this.#ports.bounce.give(buffer);
+      this.#ports.bounce.give(this.#volume!.bounceShare, buffer);
     }
     this.#done += this.#spanLength;
     if (errno === 0 && this.#done < this.#request!.lengthBytes) this.#next();
@@ -125,8 +125,9 @@ class ReadJob implements SpanOwner, BufferWaiter {
       this.#spans.take().start(this.#volume!, position / BLOCK_BYTES, count, request.region, placed, this, caches);
       return;
     }
-    const buffer = this.#ports.bounce.take();
-    if (buffer < 0) this.#ports.bounce.wait(this);
+    const { bounceShare } = this.#volume!;
+    const buffer = this.#ports.bounce.take(bounceShare);
+    if (buffer < 0) this.#ports.bounce.wait(bounceShare, this);
     else this.#readBounced(buffer);
   }
 

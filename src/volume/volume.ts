@@ -8,6 +8,7 @@
  *   chunk in `dropped` is never replaced before the range has been carried into the index.
  */
 import { assert } from '../base/assert.ts';
+import { BounceShare } from '../base/bounce-pool.ts';
 import type { BlockNumber, ChunkNumber, OpNumber, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
@@ -53,6 +54,7 @@ export class Volume implements ExportedVolume {
   readonly locks = new RangeLocks();
   /** The large reads of the volume, as far as they follow one another. */
   readonly stream = new ReadStream();
+  readonly bounceShare = new BounceShare();
   #dropped = new RangeSet();
   #dropping = new RangeSet();
   readonly #entries: EntryCache;

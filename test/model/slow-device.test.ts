@@ -8,6 +8,7 @@
  * of them ill, each time while a destage has chunks of both to carry.
  */
 import t from 'tap';
+import { bounceBufferCount } from '../../src/base/limits.ts';
 import { locationDevice } from '../../src/base/location.ts';
 import { plainRegion } from '../../src/base/memory.ts';
 import type { ChunkNumber } from '../../src/base/units.ts';
@@ -94,6 +95,8 @@ interface Measured {
   /** How long the destage took that began with the load; undefined where it had not ended with it. */
   readonly destageMs: number | undefined;
   readonly logFill: number;
+  /** Requests that were not answered by the end. */
+  readonly waiting: number;
 }
 
 /** Loads two volumes, on a device each, of which the second may be ill, while what lies in the log is destaged. */
@@ -104,7 +107,7 @@ async function measure(t: Tap, isIll: boolean, streams: readonly Stream[], ms: n
     logSegments: 32,
     cacheBytes: 64 * KIB,
     overlayRows: 16 * 1024,
-    bounceBuffers: 1024,
+    bounceBuffers: bounceBufferCount,
     devices: 2,
     columnsPerDevice: 4,
     canDiscard: true,
@@ -133,7 +136,7 @@ async function measure(t: Tap, isIll: boolean, streams: readonly Stream[], ms: n
   for (const volume of volumes) for (const stream of streams) load.start(volume, stream);
   while (loop.nowMs() < beganMs + ms) if (!(await loop.turn())) loop.passTime();
   const { usedBytes, limitBytes } = node.head.log;
-  const measured = { load, destageMs, logFill: usedBytes / limitBytes };
+  const measured = { load, destageMs, logFill: usedBytes / limitBytes, waiting: load.inFlight };
 
   node.devices[1].faults = NO_FAULTS;
   await loop.until(destaging);
@@ -186,6 +189,15 @@ t.test('reads, small writes and bulk writes go on beside a slow device', async t
   isSlow(t, 'ill reads', beside);
   isSlow(t, 'ill bulk writes', beside);
   for (const stream of streams) goesOn(t, stream, usual, beside);
+});
+
+t.test('reads go on when more of them wait for a slow device than there are buffers', async t => {
+  const streams = [{ ...READS, everyMs: 0.5 }];
+  const usual = await measure(t, false, streams, 3000);
+  const beside = await measure(t, true, streams, 3000);
+  t.ok(beside.waiting > bounceBufferCount, `${beside.waiting} requests wait`);
+  isSlow(t, 'ill reads', beside);
+  goesOn(t, READS, usual, beside);
 });
 
 t.test('flushes and FUA do not wait for a device that is destaged to', async t => {

@@ -1,7 +1,7 @@
 /** The small parts that everything is made of: queues, pools, sums, sizes, places, errors. */
 import t from 'tap';
 import { assert, assertNever } from '../../../src/base/assert.ts';
-import { BouncePool } from '../../../src/base/bounce-pool.ts';
+import { BouncePool, BounceShare } from '../../../src/base/bounce-pool.ts';
 import { NO_SUM, takeSums } from '../../../src/base/checksum.ts';
 import { crc32c, crc32cBlocks } from '../../../src/base/crc32c.ts';
 import { EIO, ENOSPC, errnoName } from '../../../src/base/errno.ts';
@@ -37,24 +37,61 @@ t.test('a ring queue gives back what was put in, in order, however it grows', t 
 });
 
 t.test('a bounce pool is bounded, and buffers go to those who wait in order of their waiting', t => {
-  const pool = new BouncePool({ allocate: plainRegion }, 3);
-  const taken = [pool.take(), pool.take(), pool.take()];
+  const pool = new BouncePool({ allocate: plainRegion }, 6);
+  const share = new BounceShare();
+  const taken = [pool.take(share), pool.take(share), pool.take(share)];
   t.same(taken, [0, bounceBufferBytes, 2 * bounceBufferBytes]);
-  t.equal(pool.region.bytes.length, 3 * bounceBufferBytes);
-  t.equal(pool.take(), -1);
+  t.equal(pool.region.bytes.length, 6 * bounceBufferBytes);
+  t.equal(pool.take(share), -1, 'as many as are free are enough');
   const got: string[] = [];
-  pool.wait({ bufferReady: offset => void got.push(`a ${offset}`) });
-  pool.wait({ bufferReady: offset => void got.push(`b ${offset}`) });
-  pool.give(taken[1]);
+  pool.wait(share, { bufferReady: offset => void got.push(`a ${offset}`) });
+  pool.wait(share, { bufferReady: offset => void got.push(`b ${offset}`) });
+  pool.give(share, taken[1]);
   t.same(got, [`a ${bounceBufferBytes}`]);
-  t.equal(pool.take(), -1, 'whoever comes later does not overtake');
-  pool.give(taken[0]);
+  t.equal(pool.take(share), -1, 'whoever comes later does not overtake');
+  pool.give(share, taken[0]);
   t.same(got, [`a ${bounceBufferBytes}`, 'b 0']);
   t.equal(pool.inUse, 3);
-  for (const offset of taken) pool.give(offset);
+  for (const offset of taken) pool.give(share, offset);
   t.equal(pool.inUse, 0);
-  t.ok(pool.take() >= 0);
-  t.throws(() => pool.give(5), /as it was taken/);
+  t.ok(pool.take(share) >= 0);
+  t.throws(() => pool.give(share, 5), /as it was taken/);
+  t.throws(() => pool.give(new BounceShare(), 0), /by who took it/);
+  t.end();
+});
+
+t.test('who wants all of a bounce pool leaves some for others, and all come to their turn', t => {
+  const pool = new BouncePool({ allocate: plainRegion }, 16);
+  const shares = [new BounceShare(), new BounceShare(), new BounceShare()];
+  const offsets = shares.map(() => [] as number[]);
+  const want = (user: number) => {
+    const offset = pool.take(shares[user]);
+    if (offset >= 0) offsets[user].push(offset);
+    else pool.wait(shares[user], { bufferReady: given => void offsets[user].push(given) });
+  };
+  for (let i = 0; i < 100; i++) want(0);
+  t.equal(offsets[0].length, 8, 'half');
+  for (let i = 0; i < 100; i++) want(1);
+  t.equal(offsets[1].length, 4, 'half of what was left');
+  want(2);
+  t.equal(offsets[2].length, 1);
+  t.equal(new Set(offsets.flat()).size, 13, 'each buffer once');
+  const random = randomFrom(testSeed());
+  let served = 0;
+  for (; served < 1000 && pool.inUse > 0; served++) {
+    const users = [0, 1, 2].filter(user => offsets[user].length > 0);
+    const user = users[random(users.length)];
+    pool.give(shares[user], offsets[user].shift()!);
+  }
+  t.equal(served, 201);
+  t.same(
+    shares.map(share => [share.held, share.waiting.length]),
+    [
+      [0, 0],
+      [0, 0],
+      [0, 0],
+    ],
+  );
   t.end();
 });
 
