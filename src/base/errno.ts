@@ -14,6 +14,7 @@ export const EOPNOTSUPP = 95;
 export const ECONNRESET = 104;
 export const ESHUTDOWN = 108;
 export const ETIMEDOUT = 110;
+export const EDQUOT = 122;
 export const ECANCELED = 125;
 
 const NAMES = new Map<number, string>([
@@ -29,8 +30,15 @@ const NAMES = new Map<number, string>([
   [ECONNRESET, 'ECONNRESET'],
   [ESHUTDOWN, 'ESHUTDOWN'],
   [ETIMEDOUT, 'ETIMEDOUT'],
+  [EDQUOT, 'EDQUOT'],
   [ECANCELED, 'ECANCELED'],
 ]);
+
+/** Whether a result says that nothing failed but room, which may come free again. */
+export function isNoSpace(result: number): boolean {
+  const positive = Math.abs(result);
+  return positive === ENOSPC || positive === EDQUOT;
+}
 
 /** `5` → `EIO`, `-5` → `EIO`, `200` → `errno 200`. */
 export function errnoName(errno: number): string {

@@ -18,6 +18,7 @@
  *   else retires their slots.
  */
 import { NO_SUM, takeSums } from '../base/checksum.ts';
+import { isNoSpace } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import { completion, Gather, IoWindow } from '../base/io-wait.ts';
 import {
@@ -155,6 +156,7 @@ export class ChunkCarrier {
       if (entry === undefined) continue;
       sled.carried(entry.location);
       if (window.error === 0) continue;
+      if (isNoSpace(window.error)) throw new DevicesFull('the file system of a device has no space left');
       sled.writeFailed(entry.location);
       throw new DestageStuck('a device cannot be written');
     }
@@ -285,7 +287,7 @@ export class ChunkCarrier {
     for (let i = task.from; i < task.to; i++) sums[group.blocks[i] - first] = group.sums[i];
     if (isEmpty(sums)) return;
     const location = base?.location ?? this.#head.slots.allocate(volume.number, volume.chunkBytes);
-    if (location === undefined) throw new DevicesFull();
+    if (location === undefined) throw new DevicesFull('all devices are full');
     task.entry = { op: task.op, location, sums };
   }
 

@@ -19,12 +19,8 @@ export class DestageStuck extends Error {
   }
 }
 
-/** No device has a slot left for a chunk that has none yet. */
-export class DevicesFull extends DestageStuck {
-  constructor() {
-    super('all devices are full');
-  }
-}
+/** No device has a slot left for a chunk that has none yet, or a slot has no space behind it. */
+export class DevicesFull extends DestageStuck {}
 
 export class DestageStore {
   readonly #head: Head;

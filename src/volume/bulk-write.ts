@@ -5,7 +5,7 @@
  */
 import { assert } from '../base/assert.ts';
 import { takeSums } from '../base/checksum.ts';
-import { EIO, ENOSPC } from '../base/errno.ts';
+import { EIO, ENOSPC, isNoSpace } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import type { Location } from '../base/location.ts';
 import type { Region } from '../base/memory.ts';
@@ -68,7 +68,7 @@ export class BulkWrite implements IoRequest, RoomWaiter {
   }
 
   ioCompleted(result: number): void {
-    if (result < 0) this.#errno = EIO;
+    if (result < 0 && this.#errno !== EIO) this.#errno = isNoSpace(result) ? ENOSPC : EIO;
     this.#writeDone();
   }
 
@@ -111,7 +111,7 @@ export class BulkWrite implements IoRequest, RoomWaiter {
     if (--this.#pending > 0) return;
     const { storage } = this.#writer.ports;
     if (this.#errno !== 0) {
-      storage.writeFailed(this.#chunks[0].location);
+      if (this.#errno === EIO) storage.writeFailed(this.#chunks[0].location);
       this.#fail(this.#errno);
       return;
     }

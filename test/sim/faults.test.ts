@@ -15,6 +15,7 @@ const STORIES: readonly (readonly [Trouble, string])[] = [
   ['rot', 'a bit that flips costs its block, and no other'],
   ['stray', 'a write that goes astray costs the blocks of both places, and no other'],
   ['segment', 'without space for segments the log goes round in those that it has'],
+  ['thin', 'without space behind its devices a node refuses writes, and goes on when there is some'],
   ['slow', 'slow disks are waited for'],
 ];
 

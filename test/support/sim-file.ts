@@ -8,9 +8,10 @@
  *   succeed without them: they can be read until the power goes.
  * - rot: a bit of a page that was once written flips, in the cache and on stable storage alike.
  * - stray: a write is answered as done, but lies at another place that was written before, and its own is as it was.
+ * - full (ENOSPC): a write does nothing where there is no space behind one of its pages yet, as in a sparse file whose file
+ *   system is full. A discard gives space back.
  * - slow: an I/O ends up to some seconds of virtual time later.
- * `damaged` has the pages that rot and stray writes may have spoilt. A file that cannot be made (ENOSPC) is the node's
- * affair; what never happens: a torn sector, a sync that lies, damage to what is being read.
+ * `damaged` has the pages that rot and stray writes may have spoilt. A file that cannot be made is the node's affair; what never happens: a torn sector, a sync that lies, damage to what is being read.
  *
  * Invariants:
  * - A read gives what was there at its start, at its end, or a mix by sectors.
@@ -21,7 +22,7 @@
  *   never overlap: what a device would make of them nobody knows, so it is a bug of the caller.
  */
 import { assert } from '../../src/base/assert.ts';
-import { EIO, EOPNOTSUPP } from '../../src/base/errno.ts';
+import { EIO, ENOSPC, EOPNOTSUPP } from '../../src/base/errno.ts';
 import type { IoRequest } from '../../src/base/io.ts';
 import type { Region } from '../../src/base/memory.ts';
 import type { DeviceFile } from '../../src/sled/device.ts';
@@ -59,7 +60,7 @@ export interface FileWatcher {
   syncEnded(numbers: readonly number[]): void;
 }
 
-/** How many in ten thousand fail with EIO. */
+/** How many in ten thousand fail with EIO, or go wrong in another way. */
 export interface SimFaults {
   readonly readPerMyriad: number;
   readonly writePerMyriad: number;
@@ -68,6 +69,7 @@ export interface SimFaults {
   readonly rotPerMyriad?: number;
   readonly strayPerMyriad?: number;
   readonly slowPerMyriad?: number;
+  readonly isFull?: boolean;
 }
 
 const SLOW_MS_MAX = 3000;
@@ -150,6 +152,11 @@ export class SimFile implements DeviceFile {
 
   #write(position: number, region: Region, offset: number, length: number, durable: boolean, request: IoRequest): void {
     this.#check(position, offset, length, region);
+    if (this.faults.isFull === true && !this.#cached.covers(position, length)) {
+      this.faultCount++;
+      this.#later(() => request.ioCompleted(-ENOSPC));
+      return;
+    }
     const failed = this.#happens(this.faults.writePerMyriad);
     const stray = this.#happens(this.faults.strayPerMyriad);
     const change: Change = {

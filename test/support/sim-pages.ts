@@ -89,6 +89,14 @@ export class Pages {
     return page;
   }
 
+  /** Whether there is space behind every page of the range. */
+  covers(position: number, length: number): boolean {
+    for (let at = position; at < position + length; at += PAGE_BYTES) {
+      if (this.#find(Math.floor(at / PAGE_BYTES)) === undefined) return false;
+    }
+    return true;
+  }
+
   /** Of the pages that are there. */
   numbers(): number[] {
     const own = this.#pages;

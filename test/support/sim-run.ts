@@ -37,6 +37,8 @@ const SHAPES: readonly (readonly Shape[])[] = [
  *   log         EIO of the log
  *   index       commits fail
  *   space       devices are full
+ *   thin        devices are sparse files, and there is no space behind more than what they have: writes may fail or wait,
+ *               reads do not, and all goes on when there is space again
  *   rot         bits of devices flip: so many blocks may be unreadable, no more; and since a recovery cannot tell damage
  *               from what a loss of power left undone, a crash of the process may cost what was not flushed. What was
  *               flushed it may cost only in the moment before a record of the log says that it was: when recovery takes
@@ -52,6 +54,7 @@ export const TROUBLES = [
   'log',
   'index',
   'space',
+  'thin',
   'rot',
   'stray',
   'segment',
@@ -408,6 +411,8 @@ function troubleOf(trouble: Trouble): SimTrouble {
       return { ...NO_TROUBLE, device: { ...never, rotPerMyriad: 300 } };
     case 'stray':
       return { ...NO_TROUBLE, device: { ...never, strayPerMyriad: 200 } };
+    case 'thin':
+      return { ...NO_TROUBLE, device: { ...never, isFull: true } };
     case 'segment':
       return { ...NO_TROUBLE, segmentPerMyriad: 6000 };
     case 'slow': {
