@@ -6,6 +6,12 @@ export type DamagedPlace =
   | { readonly kind: 'device'; readonly location: Location }
   | { readonly kind: 'log'; readonly position: number };
 
+/** A byte of a file. */
+export interface FilePlace {
+  readonly file: string;
+  readonly offsetBytes: number;
+}
+
 declare const brand: unique symbol;
 /** A place in mass storage: device number × 2^40 + position on the device in blocks. */
 export type Location = number & { readonly [brand]: 'Location' };

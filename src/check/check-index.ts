@@ -4,7 +4,7 @@
  */
 import { setBit, testBit } from '../base/bits.ts';
 import { chunkBytesMax, chunkBytesMin, volumeBytesMax } from '../base/limits.ts';
-import type { Location } from '../base/location.ts';
+import type { FilePlace, Location } from '../base/location.ts';
 import type { VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES, isPowerOfTwo } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
@@ -12,7 +12,7 @@ import type { IndexStore, VolumeEntry } from '../index/index-store.ts';
 import type { CheckedDevice } from './check-devices.ts';
 import type { ColumnTable } from './column-table.ts';
 import { orphansOf } from './column-table.ts';
-import type { FilePlace, Findings } from './finding.ts';
+import type { Findings } from './finding.ts';
 import type { LogReplay } from './log-replay.ts';
 
 export type ReadableIndex = Pick<

@@ -2,6 +2,7 @@
  * Reads the log as a start would, with the same scan and the same table of recovery, and says what that means. Data of
  * log records is verified on the way; of what is not whole it names file and byte.
  */
+
 import type { Checksums } from '../base/checksum.ts';
 import { takeSums } from '../base/checksum.ts';
 import { errnoName } from '../base/errno.ts';
@@ -9,6 +10,7 @@ import { SledgeError } from '../base/errors.ts';
 import type { BlockFile } from '../base/io.ts';
 import { completion } from '../base/io-wait.ts';
 import { logScanBytes } from '../base/limits.ts';
+import type { FilePlace } from '../base/location.ts';
 import type { RegionSource } from '../base/memory.ts';
 import type { LogPosition } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
@@ -26,7 +28,7 @@ import {
 } from '../oplog/record.ts';
 import type { ScannedRecord, ScanResult } from '../oplog/scan.ts';
 import { identifySegments, scanLog } from '../oplog/scan.ts';
-import type { FilePlace, Findings } from './finding.ts';
+import type { Findings } from './finding.ts';
 import type { ReplayPorts } from './log-replay.ts';
 import { LogReplay } from './log-replay.ts';
 

@@ -7,6 +7,7 @@
  *   warning   something is not as it should be, and nothing is lost by it
  *   note      what a crash leaves behind and the next start puts right by itself
  */
+import type { FilePlace } from '../base/location.ts';
 export type Severity = 'error' | 'warning' | 'note';
 
 interface Meaning {
@@ -271,12 +272,6 @@ const TABLE = {
 
 export type FindingKind = keyof typeof TABLE;
 
-/** Where on disk it is. */
-export interface FilePlace {
-  readonly file: string;
-  readonly offsetBytes?: number;
-}
-
 export interface Finding extends Partial<FilePlace> {
   readonly kind: FindingKind;
   readonly severity: Severity;
@@ -295,7 +290,7 @@ export class Findings {
   readonly #listed: Finding[] = [];
   readonly #counts = new Map<FindingKind, number>();
 
-  add(kind: FindingKind, what: string, place?: FilePlace): void {
+  add(kind: FindingKind, what: string, place?: Pick<FilePlace, 'file'> & Partial<FilePlace>): void {
     const count = (this.#counts.get(kind) ?? 0) + 1;
     this.#counts.set(kind, count);
     if (count <= FINDINGS_PER_KIND_MAX) this.#listed.push({ kind, ...TABLE[kind], what, ...place });

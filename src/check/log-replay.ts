@@ -9,7 +9,7 @@
  * - Memory is a bitmap for each chunk that the log touches, and a range for each run of chunks that were dropped whole.
  */
 import { setBit, testBit } from '../base/bits.ts';
-import type { Location } from '../base/location.ts';
+import type { FilePlace, Location } from '../base/location.ts';
 import type { LogPosition, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { VolumeEntry } from '../index/index-store.ts';
@@ -17,7 +17,6 @@ import { bulkRecordBytes, getBulkDescriptor, RecordKind } from '../oplog/record.
 import type { ScannedRecord } from '../oplog/scan.ts';
 import { RangeSet } from '../volume/range-set.ts';
 import type { ColumnTable } from './column-table.ts';
-import type { FilePlace } from './finding.ts';
 import { Findings } from './finding.ts';
 
 /** A chunk that a bulk record put into a slot, and that no later record has dropped. */

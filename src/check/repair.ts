@@ -7,6 +7,7 @@
  *   wrong may be the chunk's place, and the orphan the slot that it is really in.
  * - Only columns are changed: chunks, volumes, the state and the log stay as they are.
  */
+
 import { assert } from '../base/assert.ts';
 import { clearBit, setBit, testBit } from '../base/bits.ts';
 import type { Checksums } from '../base/checksum.ts';
@@ -14,6 +15,7 @@ import { NO_SUM, takeSums } from '../base/checksum.ts';
 import { errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import { completion } from '../base/io-wait.ts';
+import type { FilePlace } from '../base/location.ts';
 import type { Region, RegionSource } from '../base/memory.ts';
 import type { VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
@@ -23,7 +25,7 @@ import type { Picture } from './check.ts';
 import { allChunks } from './check-index.ts';
 import type { CheckedColumn } from './column-table.ts';
 import { orphansOf, unmarkedOf } from './column-table.ts';
-import type { FilePlace, FindingKind } from './finding.ts';
+import type { FindingKind } from './finding.ts';
 import { FINDINGS_PER_KIND_MAX } from './finding.ts';
 import { isCovered } from './log-replay.ts';
 import type { Leaving } from './repair-decision.ts';

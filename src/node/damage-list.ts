@@ -8,16 +8,10 @@
  *   not for a scrub to find, and stays as long as the log does.
  */
 import { damagedBlocksMax, damagedBlocksShown } from '../base/limits.ts';
-import type { DamagedPlace } from '../base/location.ts';
+import type { DamagedPlace, FilePlace } from '../base/location.ts';
 import type { BlockNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ProblemList } from './problem-list.ts';
-
-/** A byte of a file. */
-export interface FilePlace {
-  readonly path: string;
-  readonly offsetBytes: number;
-}
 
 interface Finding {
   /** Rises with each finding. */
@@ -117,12 +111,12 @@ function keyOf(volume: string, block: BlockNumber): string {
   return `damage/${volume}/${block}`;
 }
 
-function problemOf(volume: string, block: BlockNumber, place: DamagedPlace, file: FilePlace) {
+function problemOf(volume: string, block: BlockNumber, place: DamagedPlace, found: FilePlace) {
   const where = place.kind === 'log' ? "The op log's record" : 'What is stored';
   return {
     severity: 'error',
     what: `Bytes ${block * BLOCK_BYTES} to ${(block + 1) * BLOCK_BYTES - 1} of ${volume} are damaged.`,
-    why: `${where} in ${file.path} from byte ${file.offsetBytes} on does not match its checksum.`,
+    why: `${where} in ${found.file} from byte ${found.offsetBytes} on does not match its checksum.`,
     todo: `Reads of them fail until they are written again. Restore them from a copy; check the disk; then: sledge scrub ${volume}`,
   } as const;
 }

@@ -8,12 +8,12 @@ import type { NodeLog } from '../admin/node-log.ts';
 import { SledgeError } from '../base/errors.ts';
 import type { Clock } from '../base/io.ts';
 import { scrubCountMax } from '../base/limits.ts';
-import type { DamagedPlace } from '../base/location.ts';
+import type { DamagedPlace, FilePlace } from '../base/location.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { Head } from '../head/head.ts';
 import { Scrub } from '../head/scrub.ts';
 import type { Volume } from '../volume/volume.ts';
-import type { DamageList, FilePlace } from './damage-list.ts';
+import type { DamageList } from './damage-list.ts';
 
 export interface ScrubsPorts {
   readonly head: Head;
@@ -103,8 +103,8 @@ export class Scrubs {
       seconds: this.#seconds(running),
       damagedBlocks: scrub.damagedBlocks,
       damage: scrub.damage.map(({ block, location, fault }) => {
-        const { path, offsetBytes } = this.#ports.locate({ kind: 'device', location });
-        return { block, offsetBytes: block * BLOCK_BYTES, fault, path, pathOffsetBytes: offsetBytes };
+        const { file, offsetBytes } = this.#ports.locate({ kind: 'device', location });
+        return { block, offsetBytes: block * BLOCK_BYTES, fault, path: file, pathOffsetBytes: offsetBytes };
       }),
     };
   }

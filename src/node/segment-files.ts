@@ -2,17 +2,18 @@
  * The files of the op log: made ahead of need, zero-filled so that a later sync writes data and no metadata, and then
  * used round and round. Names carry no meaning; which segment of the log a file holds its records say.
  */
+
 import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { ENOSPC, errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import type { BlockFile } from '../base/io.ts';
 import { completion, Gather } from '../base/io-wait.ts';
+import type { FilePlace } from '../base/location.ts';
 import type { Region } from '../base/memory.ts';
 import { MIB } from '../base/units.ts';
 import type { SegmentSource } from '../oplog/log-ports.ts';
 import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
-import type { FilePlace } from './damage-list.ts';
 import { syncDirectory } from './data-directory.ts';
 
 export const SEGMENT_NAME = /^(\d{6})\.log$/;
@@ -79,7 +80,7 @@ export class SegmentFiles implements SegmentSource {
   /** Where a position of the log lies; `file` is what holds its segment. */
   placeOf(file: BlockFile | undefined, position: number): FilePlace {
     const path = this.#open.find(open => open === file)?.path ?? this.#directory;
-    return { path, offsetBytes: position % this.#segmentBytes };
+    return { file: path, offsetBytes: position % this.#segmentBytes };
   }
 
   async close(): Promise<void> {

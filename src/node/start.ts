@@ -13,7 +13,7 @@ import {
   logSegmentsMin,
   nbdHandshakeTimeoutMs,
 } from '../base/limits.ts';
-import type { DamagedPlace } from '../base/location.ts';
+import type { DamagedPlace, FilePlace } from '../base/location.ts';
 import { locationDevice, locationPosition } from '../base/location.ts';
 import type { Epoch, LogPosition } from '../base/units.ts';
 import { formatBytes } from '../base/units.ts';
@@ -40,7 +40,6 @@ import type { Device } from '../sled/device.ts';
 import { Sled } from '../sled/sled.ts';
 import { BlockCache } from '../volume/block-cache.ts';
 import { Overlay } from '../volume/overlay.ts';
-import type { FilePlace } from './damage-list.ts';
 import { DamageList } from './damage-list.ts';
 import { DataDirectory } from './data-directory.ts';
 import { openDevices } from './device-set.ts';
@@ -101,8 +100,8 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   const locate = (place: DamagedPlace): FilePlace => {
     if (place.kind === 'log') return segments.placeOf(opLog?.fileAt(place.position), place.position);
     const number = locationDevice(place.location);
-    const path = devices.find(device => device.number === number)?.path ?? `device ${number}`;
-    return { path, offsetBytes: locationPosition(place.location) };
+    const file = devices.find(device => device.number === number)?.path ?? `device ${number}`;
+    return { file, offsetBytes: locationPosition(place.location) };
   };
   const syncFailed = () => markSyncFailed(directory, log);
   for (const device of devices) device.syncFailed = syncFailed;

@@ -193,6 +193,20 @@ t.test('damage in what was flushed last costs its block alone, once the log has 
   t.ok(isAll(await again.read(4096, CHUNK - 4096), 1));
 });
 
+t.test('a torn tail that is dropped does not take along what only it says was durable', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, CHUNK, 1);
+  await rig.do('flush');
+  await rig.write(2 * CHUNK, CHUNK, 2);
+  for (const chunk of [0, 1]) rig.store.device.poke(MIB + chunk * CHUNK, new Uint8Array(4096));
+  const again = await HeadRig.start({}, rig.store);
+  t.equal(again.row, 'torn');
+  t.equal(again.volume().lastOp, 1, 'the second write was not durable');
+  t.ok(isAll(await again.read(2 * CHUNK, CHUNK), 0));
+  t.equal((await again.do('read', 0, 4096)).errno, 5, 'the first one was, and has a damaged block');
+  t.ok(isAll(await again.read(4096, CHUNK - 4096), 1));
+});
+
 t.test('what the index knows to have been durable is damaged or lost, and no torn tail', async t => {
   const rig = await HeadRig.start();
   await rig.write(0, CHUNK, 1);

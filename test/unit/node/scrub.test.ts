@@ -96,7 +96,7 @@ t.test('the latest damaged blocks of a volume are listed and the others counted'
   const list = new DamageList(problems);
   const device = (location: number) => ({ kind: 'device', location: location as Location }) as const;
   const found = (volume: string, block: number) =>
-    list.found(volume, block as BlockNumber, device(block), { path: '/disk', offsetBytes: block * 4096 });
+    list.found(volume, block as BlockNumber, device(block), { file: '/disk', offsetBytes: block * 4096 });
   const listed = (volume: string) => problems.ofVolume(volume).map(({ what }) => what);
   found('other', 1);
   for (let i = 0; i < damagedBlocksShown; i++) found('vol0', i);
@@ -118,7 +118,7 @@ t.test('the latest damaged blocks of a volume are listed and the others counted'
 
   const since = list.serial;
   found('vol0', 2000);
-  list.found('vol0', 7 as BlockNumber, { kind: 'log', position: 900 }, { path: '/log', offsetBytes: 900 });
+  list.found('vol0', 7 as BlockNumber, { kind: 'log', position: 900 }, { file: '/log', offsetBytes: 900 });
   list.scrubbed('vol0', since, 0);
   t.same(listed('vol0').length, 2);
   list.scrubbed('vol0', list.serial, 900);
