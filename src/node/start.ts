@@ -2,10 +2,10 @@
  * Starts a node: lock, format, devices, index, recovery of the log, volumes, listeners, in this order. What was opened is
  * given back when a later part fails, so that a start that was refused leaves everything as it was.
  */
+
 import { BouncePool } from '../base/bounce-pool.ts';
 import { errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
-import { completion } from '../base/io-wait.ts';
 import {
   bounceBufferCount,
   chunkBytesDefault,
@@ -15,20 +15,17 @@ import {
 } from '../base/limits.ts';
 import type { DamagedPlace, FilePlace } from '../base/location.ts';
 import { locationDevice, locationPosition } from '../base/location.ts';
-import type { Epoch, LogPosition } from '../base/units.ts';
 import { formatBytes } from '../base/units.ts';
-import { Destage } from '../head/destage.ts';
-import { DiscardedSpace } from '../head/discarded-space.ts';
 import type { HeadEvents } from '../head/head.ts';
 import { Head, logFailureText } from '../head/head.ts';
-import { describeRow, recover } from '../head/recovery.ts';
+import { describeRow } from '../head/recovery.ts';
 import { SlotAllocator } from '../head/slot-allocator.ts';
-import type { IndexState, IndexStore } from '../index/index-store.ts';
+import type { StartedHead } from '../head/start-head.ts';
+import { startHead } from '../head/start-head.ts';
+import type { IndexStore } from '../index/index-store.ts';
 import type { ServerTls } from '../nbd-server/server.ts';
 import { NbdServer } from '../nbd-server/server.ts';
-import { OpLog } from '../oplog/log.ts';
 import { writeRecordBytes } from '../oplog/record.ts';
-import { identifySegments } from '../oplog/scan.ts';
 import type { IoPlatform } from '../platform/io-platform.ts';
 import { LmdbIndex } from '../platform/lmdb-index.ts';
 import { LoopDelay } from '../platform/loop-delay.ts';
@@ -83,22 +80,14 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   const segments = new SegmentFiles(platform, directory.logPath, logSegmentBytes);
   closers.unshift(() => segments.close());
   const problems = new ProblemList();
-  const before: IndexState = index.state() ?? { cut: 0 as LogPosition, epoch: 0 as Epoch };
-  const ports = { regions: platform, checksums: platform };
-  const found = await identifySegments(await segments.openAll(), logSegmentBytes, ports);
-  const firstLive = Math.floor(before.cut / logSegmentBytes);
-  const spare = [...found.spare, ...(await segments.ensure(logSegmentsMin))];
-  for (const [number, file] of found.live) {
-    if (number >= firstLive) continue;
-    found.live.delete(number);
-    spare.push(file);
-  }
+  const files = await segments.openAll();
+  const fresh = await segments.ensure(logSegmentsMin);
   checkAborted();
   const started = performance.now();
   const damage = new DamageList(problems);
-  let opLog: OpLog | undefined;
+  let running: StartedHead | undefined;
   const locate = (place: DamagedPlace): FilePlace => {
-    if (place.kind === 'log') return segments.placeOf(opLog?.fileAt(place.position), place.position);
+    if (place.kind === 'log') return segments.placeOf(running?.head.log.fileAt(place.position), place.position);
     const number = locationDevice(place.location);
     const file = devices.find(device => device.number === number)?.path ?? `device ${number}`;
     return { file, offsetBytes: locationPosition(place.location) };
@@ -107,39 +96,28 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   for (const device of devices) device.syncFailed = syncFailed;
   const events = headEvents(problems, damage, log, locate, syncFailed);
   const bounce = new BouncePool(platform, bounceBufferCount);
-  const recovered = await recover({
+  running = await startHead({
+    index,
     newHead: () => newHead(platform, index, devices, options, events, bounce),
-    live: found.live,
-    segmentBytes: logSegmentBytes,
-    state: before,
-    regions: platform,
-    syncHasFailed: directory.syncHasFailed,
-  });
-  const { head, row, end, tail, operations } = recovered;
-  const milliseconds = Math.round(performance.now() - started);
-  log.info({ row, operations, milliseconds }, `recovered: ${describeRow(row)}`);
-  if (row === 'rotten') problems.add('log-rotten', rottenProblem);
-  const epoch = (before.epoch + 1) as Epoch;
-  await storeEpoch(index, { ...before, epoch, since: end });
-  opLog = new OpLog(
-    { turns: platform, clock: platform, regions: platform, checksums: platform, segments, data: head.sled },
-    head,
-    { segmentBytes: logSegmentBytes, limitBytes: options.logBytes },
-    { epoch, cut: before.cut, end, tail, live: found.live, spare },
-  );
-  const destage = new Destage({
-    head,
+    files,
+    fresh,
+    segments,
+    log: { segmentBytes: logSegmentBytes, limitBytes: options.logBytes },
+    turns: platform,
     clock: platform,
     regions: platform,
-    epoch,
-    events: destageEvents(problems, log),
+    checksums: platform,
+    destageEvents: destageEvents(problems, log),
+    syncHasFailed: directory.syncHasFailed,
+    recovered: ({ row, operations }) => {
+      const milliseconds = Math.round(performance.now() - started);
+      log.info({ row, operations, milliseconds }, `recovered: ${describeRow(row)}`);
+      if (row === 'rotten') problems.add('log-rotten', rottenProblem);
+    },
   });
-  head.start(opLog, destage);
-  if (directory.syncHasFailed && (await head.flush()) === 0) directory.syncSucceeded();
-  const space = new DiscardedSpace(head.sled, head.slots);
-  head.slots.returnSpaceTo(space);
+  const { head, destage, space, epoch, syncSucceeded } = running;
+  if (syncSucceeded) directory.syncSucceeded();
   closers.unshift(() => destage.stop());
-  destage.committed();
   const tls = options.tls?.mode ?? 'off';
   return new Node({
     platform,
@@ -208,13 +186,6 @@ function newHead(
   });
   for (const entry of index.volumes()) head.addVolume(entry);
   return head;
-}
-
-async function storeEpoch(index: IndexStore, state: IndexState): Promise<void> {
-  const transaction = index.begin();
-  transaction.putState(state);
-  const result = await completion(request => transaction.commit(request));
-  if (result < 0) throw new SledgeError('io', `the index cannot be written: ${errnoName(result)}`);
 }
 
 async function makeVolumes(node: Node, options: NodeOptions): Promise<void> {

@@ -2,21 +2,19 @@
  * A node on simulated ports: the parts of `node/start.ts` put together over files, an index and a clock that a test
  * controls. The files and the index outlive a crash, everything else is thrown away and built anew by `boot`.
  */
+
 import { BouncePool } from '../../src/base/bounce-pool.ts';
 import { EIO } from '../../src/base/errno.ts';
 import { SledgeError } from '../../src/base/errors.ts';
 import { completion } from '../../src/base/io-wait.ts';
 import { columnBytes } from '../../src/base/limits.ts';
-import type { Epoch, LogPosition, OpNumber, VolumeNumber } from '../../src/base/units.ts';
-import { Destage } from '../../src/head/destage.ts';
-import { DiscardedSpace } from '../../src/head/discarded-space.ts';
+import type { OpNumber, VolumeNumber } from '../../src/base/units.ts';
+import type { Destage } from '../../src/head/destage.ts';
 import { Head } from '../../src/head/head.ts';
 import type { RecoveryRow } from '../../src/head/recovery.ts';
-import { recover } from '../../src/head/recovery.ts';
 import { SlotAllocator } from '../../src/head/slot-allocator.ts';
-import type { IndexState, VolumeEntry } from '../../src/index/index-store.ts';
-import { OpLog } from '../../src/oplog/log.ts';
-import { identifySegments } from '../../src/oplog/scan.ts';
+import { startHead } from '../../src/head/start-head.ts';
+import type { VolumeEntry } from '../../src/index/index-store.ts';
 import { columnsThatFit, Device } from '../../src/sled/device.ts';
 import { Sled } from '../../src/sled/sled.ts';
 import { FIRST_COLUMN_POSITION } from '../../src/sled/superblock.ts';
@@ -261,52 +259,31 @@ export class SimNode {
     const { segmentBytes } = options;
     const regions = this.#regions;
     const index = new MemoryIndex(this.#contents, this.#gate());
-    const before: IndexState = index.state() ?? { cut: 0 as LogPosition, epoch: 0 as Epoch };
-    const ports = { regions, checksums: simChecksums };
-    const found = await identifySegments(this.segments, segmentBytes, ports);
-    const spare = [...found.spare];
-    for (const [number, file] of found.live) {
-      if (number >= Math.floor(before.cut / segmentBytes)) continue;
-      found.live.delete(number);
-      spare.push(file);
-    }
     const bounce = new BouncePool(regions, options.bounceBuffers);
-    const recovered = await recover({
+    const { head, destage, syncSucceeded } = await startHead({
+      index,
       newHead: () => this.#newHead(index, regions, bounce),
-      live: found.live,
-      segmentBytes,
-      state: before,
+      files: this.segments,
+      segments: { create: () => this.#createSegment() },
+      log: { segmentBytes, limitBytes: options.logSegments * segmentBytes },
+      turns: loop,
+      clock: loop,
       regions,
+      checksums: simChecksums,
+      destageEvents: {
+        stuck: (why: string) => {
+          this.stuck = why;
+        },
+        recovered: () => {
+          this.stuck = '';
+        },
+      },
       syncHasFailed: this.#syncHasFailed,
+      recovered: ({ row }) => void this.rows.push(row),
     });
-    const { head, end, tail, row } = recovered;
-    this.rows.push(row);
-    const epoch = (before.epoch + 1) as Epoch;
-    const transaction = index.begin();
-    transaction.putState({ ...before, epoch, since: end });
-    await completion(request => transaction.commit(request));
-    const segments = { create: () => this.#createSegment() };
-    const log = new OpLog(
-      { turns: loop, clock: loop, regions, checksums: simChecksums, segments, data: head.sled },
-      head,
-      { segmentBytes, limitBytes: options.logSegments * segmentBytes },
-      { epoch, cut: before.cut, end, tail, live: found.live, spare },
-    );
-    const events = {
-      stuck: (why: string) => {
-        this.stuck = why;
-      },
-      recovered: () => {
-        this.stuck = '';
-      },
-    };
-    const destage = new Destage({ head, clock: loop, regions, epoch, events });
-    head.start(log, destage);
-    if (this.#syncHasFailed && (await head.flush()) === 0) this.#syncHasFailed = false;
-    head.slots.returnSpaceTo(new DiscardedSpace(head.sled, head.slots));
+    if (syncSucceeded) this.#syncHasFailed = false;
     this.#head = head;
     this.#destage = destage;
-    destage.committed();
   }
 
   #newHead(index: MemoryIndex, regions: SimRegions, bounce: BouncePool): Head {

@@ -2,22 +2,21 @@
  * A whole head in memory: index, log, devices, destage and recovery, on files whose I/O the test controls and a clock
  * that it moves. `Store` is what survives the head, as disks survive a process.
  */
+
 import { BouncePool } from '../../../src/base/bounce-pool.ts';
 import type { IoRequest } from '../../../src/base/io.ts';
 import type { DamagedPlace } from '../../../src/base/location.ts';
 import { plainRegion, type Region, type RegionSource } from '../../../src/base/memory.ts';
-import type { Epoch, LogPosition, OpNumber, VolumeNumber } from '../../../src/base/units.ts';
+import type { OpNumber, VolumeNumber } from '../../../src/base/units.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
-import { Destage } from '../../../src/head/destage.ts';
-import { DiscardedSpace } from '../../../src/head/discarded-space.ts';
+import type { Destage } from '../../../src/head/destage.ts';
+import type { DiscardedSpace } from '../../../src/head/discarded-space.ts';
 import { Head } from '../../../src/head/head.ts';
 import type { RecoveryRow } from '../../../src/head/recovery.ts';
-import { recover } from '../../../src/head/recovery.ts';
 import { SlotAllocator } from '../../../src/head/slot-allocator.ts';
-import type { IndexState } from '../../../src/index/index-store.ts';
+import { startHead } from '../../../src/head/start-head.ts';
 import type { Extent, VolumeCommand, VolumeRequest } from '../../../src/nbd-server/exported-volume.ts';
-import { OpLog } from '../../../src/oplog/log.ts';
-import { identifySegments } from '../../../src/oplog/scan.ts';
+import type { OpLog } from '../../../src/oplog/log.ts';
 import { addon } from '../../../src/platform/addon.ts';
 import { type Device, takeDevice } from '../../../src/sled/device.ts';
 import { Sled } from '../../../src/sled/sled.ts';
@@ -187,53 +186,35 @@ export class HeadRig {
       for (const entry of index.volumes()) head.addVolume(entry);
       return head;
     };
-    const before: IndexState = index.state() ?? { cut: 0 as LogPosition, epoch: 0 as Epoch };
-    const found = await pump(loop, identifySegments(store.segments, SEGMENT, tools));
-    const spare = [...found.spare];
-    for (const [number, file] of found.live) {
-      if (number >= Math.floor(before.cut / SEGMENT)) continue;
-      found.live.delete(number);
-      spare.push(file);
-    }
-    const recovered = await pump(
-      loop,
-      recover({
-        newHead,
-        live: found.live,
-        segmentBytes: SEGMENT,
-        state: before,
-        regions,
-        syncHasFailed: options.syncHasFailed ?? false,
-      }),
-    );
-    const { head, end, tail, row } = recovered;
-    const epoch = (before.epoch + 1) as Epoch;
-    store.contents.state = { ...before, epoch, since: end };
     const create = async () => {
       const file = new ControlledFile(loop, SEGMENT);
       store.segments.push(file);
       return file;
     };
-    const log = new OpLog(
-      { turns: loop, clock: loop, regions, checksums: addon, segments: { create }, data: head.sled },
-      head,
-      { segmentBytes: SEGMENT, limitBytes: segments * SEGMENT },
-      { epoch, cut: before.cut, end, tail, live: found.live, spare },
+    let row: RecoveryRow = 'empty';
+    const { head, destage, space } = await pump(
+      loop,
+      startHead({
+        index,
+        newHead,
+        files: store.segments,
+        segments: { create },
+        log: { segmentBytes: SEGMENT, limitBytes: segments * SEGMENT },
+        turns: loop,
+        clock: loop,
+        regions,
+        checksums: addon,
+        destageEvents: {
+          stuck: why => void events.push(`stuck: ${why}`),
+          recovered: () => void events.push('recovered'),
+        },
+        syncHasFailed: options.syncHasFailed ?? false,
+        recovered: result => {
+          row = result.row;
+        },
+      }),
     );
-    const destage = new Destage({
-      head,
-      clock: loop,
-      regions,
-      epoch,
-      events: {
-        stuck: why => void events.push(`stuck: ${why}`),
-        recovered: () => void events.push('recovered'),
-      },
-    });
-    head.start(log, destage);
-    const space = new DiscardedSpace(head.sled, head.slots);
-    head.slots.returnSpaceTo(space);
-    const rig = new HeadRig({ store, head, log, destage, index, space, row, events, gate });
+    const rig = new HeadRig({ store, head, log: head.log, destage, index, space, row, events, gate });
     await rig.settle();
     return rig;
   }
