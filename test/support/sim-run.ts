@@ -67,6 +67,8 @@ const HARMLESS: ReadonlySet<Trouble> = new Set(['none', 'slow']);
 const ERRORLESS: ReadonlySet<Trouble> = new Set(['none', 'slow', 'segment']);
 /** What they have done is still there when they have stopped. */
 const LASTING: ReadonlySet<Trouble> = new Set(['space', 'rot', 'stray']);
+/** No I/O ends for so long, and requests still wait: then they wait for ever. */
+const IDLE_MS_MAX = 60_000;
 const DAMAGING: ReadonlySet<Trouble> = new Set(['rot', 'stray']);
 
 /** What runs add up to. */
@@ -255,7 +257,8 @@ export class SimRun {
       `up to ${requests} requests, ${depth} at a time, of ${shapes.join(', ')}; mix ${JSON.stringify(mix)}; ` +
         `destage at ${destagePercent} % of turns${drain ? ', to the last answer' : ''}; the crash falls on ${moment}`,
     );
-    for (let idleTurns = 0; sent < requests || (drain && this.#inFlight() > 0); ) {
+    let busyAtMs = node.loop.nowMs();
+    while (sent < requests || (drain && this.#inFlight() > 0)) {
       while (sent < requests && this.#inFlight() < depth && random.chance(70)) {
         random.oneOf(this.#clients).sendRandom(mix);
         sent++;
@@ -269,8 +272,8 @@ export class SimRun {
         (moment === 'step' && node.destage.steps > steps) || (moment === 'commit' && node.commitsUnderWay > 0);
       if (isMoment && sent >= earliest && turnsLeft-- === 0) return;
       if (await node.loop.turn()) {
-        idleTurns = 0;
-      } else if (this.#inFlight() > 0 && (!node.loop.passTime() || ++idleTurns > 300)) {
+        busyAtMs = node.loop.nowMs();
+      } else if (this.#inFlight() > 0 && (!node.loop.passTime() || node.loop.nowMs() > busyAtMs + IDLE_MS_MAX)) {
         // With a full or failed store writes may wait for ever; otherwise everything is answered.
         if (times === 'bad' && !HARMLESS.has(this.#trouble)) return;
         throw new Error(`${this.#inFlight()} requests are never answered (destage: ${node.stuck})`);
