@@ -282,6 +282,7 @@ t.test('slots that only the log names are not given to others after a restart', 
 t.test('a size that a volume has grown to is there after a restart, before and after it was destaged', async t => {
   const rig = await HeadRig.start({ volumeBytes: 4 * MIB });
   t.equal(await pump(rig.loop, rig.head.resize(rig.volume(), 16 * MIB)), 0);
+  t.equal(rig.log.durable, rig.log.committedEnd, 'it is durable when it is answered');
   const again = await HeadRig.start({}, rig.store);
   t.equal(again.volume().sizeBytes, 16 * MIB);
   await pump(again.loop, again.destage.all());

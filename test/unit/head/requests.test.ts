@@ -150,6 +150,26 @@ t.test('a partial write that begins after a write was answered keeps that write'
   t.ok(isAll(bytes.subarray(4116), 2));
 });
 
+t.test('a write of a whole block waits for the partial write that holds it, and comes after it', async t => {
+  const rig = await HeadRig.start({ cacheBytes: 4096 });
+  await rig.write(0, CHUNK, 1);
+  await pump(rig.loop, rig.destage.all());
+  await rig.write(8 * CHUNK, 4096, 9);
+  await rig.read(8 * CHUNK, 4096);
+  rig.store.device.hold.add('read');
+  const partial = rig.submit('write', 100, new Uint8Array(50).fill(2));
+  await rig.settle();
+  t.equal(rig.store.device.held.length, 1, 'the partial write reads its block');
+  const whole = rig.submit('write', 0, new Uint8Array(4096).fill(3));
+  await rig.settle();
+  t.same([partial.errno, whole.errno], [undefined, undefined]);
+  rig.store.device.hold.clear();
+  for (const held of rig.store.device.held.splice(0)) held.finish();
+  await rig.settle();
+  t.same([partial.errno, whole.errno], [0, 0]);
+  t.ok(isAll(await rig.read(0, 4096), 3));
+});
+
 t.test('a partial write is not put off for ever by a stream of other writes', async t => {
   const rig = await HeadRig.start();
   let partial: TestRequest | undefined;
@@ -267,6 +287,21 @@ t.test('a bulk write that the device refuses gives EIO, and leaves the old chunk
   t.ok(isAll(await rig.read(0, CHUNK), 1));
   t.equal(rig.head.slots.usedBytes(rig.volume().number), CHUNK);
   t.equal(await rig.write(0, CHUNK, 3), 0, 'the range is not locked');
+});
+
+t.test('a flush syncs the device that a bulk write went to, once', async t => {
+  const rig = await HeadRig.start();
+  // The first one syncs what an earlier process may have left.
+  await rig.write(8 * CHUNK, 4096, 1);
+  await rig.do('flush');
+  const { counts } = rig.store.device;
+  await rig.write(0, CHUNK, 1);
+  const before = counts.sync;
+  await rig.do('flush');
+  t.equal(counts.sync, before + 1);
+  await rig.write(8 * CHUNK, 4096, 2);
+  await rig.do('flush');
+  t.equal(counts.sync, before + 1, 'not for what lies in the log');
 });
 
 t.test('F2.35: a full device gives ENOSPC to bulk writes, keeps what it has, and takes more after a trim', async t => {
