@@ -72,10 +72,11 @@ export const readRetriesMax = 3;
 export const destageFillStart = 0.6;
 export const destageFillLow = 0.5;
 /**
- * While the devices are full, writes are refused from this share of log or overlay on. The rest is for trims and zeroes,
- * which may make room.
+ * While the devices are full, writes are refused from this share of log or overlay on, and zeroes from that one. The rest
+ * is for trims, which make room.
  */
 export const fullRefusalFill = 0.9;
+export const fullRefusalZeroesFill = 0.95;
 /** An operation is destaged after this time at the latest, however little there is to do. */
 export const destageAgeMs = 30_000;
 /** Trimmed chunks leave the index after this time: what a volume takes is seen to fall soon. */
@@ -129,7 +130,10 @@ assert(inlineOpBytesMax * 2 < logBatchBytes && logBatchBytes <= logSegmentBytes,
 assert(bulkChunksMax * (8 + (chunkBytesMax / BLOCK_BYTES) * 4) < logBatchBytes, 'the largest bulk record fits a batch');
 assert(chunkBytesMax <= destagePieceBytes, 'a piece of a destage holds at least one chunk');
 assert(destageFillLow < destageFillStart && destageFillStart < 1, 'destaging begins before the log is full');
-assert(destageFillStart < fullRefusalFill && fullRefusalFill < 1, 'devices are known to be full before it matters');
+assert(
+  destageFillStart < fullRefusalFill && fullRefusalFill < fullRefusalZeroesFill && fullRefusalZeroesFill < 1,
+  'devices are known to be full before it matters',
+);
 assert(isPowerOfTwo(chunkBytesMin) && isPowerOfTwo(chunkBytesMax), 'chunk limits are powers of two');
 assert(chunkBytesMin % BLOCK_BYTES === 0, 'a chunk is whole blocks');
 assert(nbdInlineBytesMax + 2 * BLOCK_BYTES <= bounceBufferBytes, 'an unaligned inline read fits a bounce buffer');

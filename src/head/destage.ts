@@ -18,7 +18,6 @@ import {
   destageStepSegments,
   destageStepsPerLog,
   dropAgeMs,
-  fullRefusalFill,
   namedChunksMax,
   retiredChunksMax,
 } from '../base/limits.ts';
@@ -101,12 +100,11 @@ export class Destage implements DestageControl {
 
   admits(recordBytes: number): boolean {
     if (this.#stuck || this.#stopped) return true;
-    return this.#pace.admits(recordBytes, this.#fill, this.#head.log.limitBytes);
+    return this.#pace.admits(recordBytes, this.fill, this.#head.log.limitBytes);
   }
 
-  /** Whether data finds neither mass storage nor much of the log: who brings some is refused rather than kept waiting. */
-  get isOutOfSpace(): boolean {
-    return this.#devicesFull && this.#fill > fullRefusalFill;
+  get storageIsFull(): boolean {
+    return this.#devicesFull;
   }
 
   isStoring(entry: ChunkEntry): boolean {
@@ -159,7 +157,7 @@ export class Destage implements DestageControl {
 
   // --- when --------------------------------------------------------------------------------------------------------------
 
-  get #fill(): number {
+  get fill(): number {
     const { log, overlay } = this.#head;
     return Math.max(log.usedBytes / log.limitBytes, overlay.fill);
   }

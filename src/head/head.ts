@@ -68,8 +68,10 @@ export interface DestageControl {
   hurry(): void;
   /** Whether a record of this length may be appended now; if not, `Head.roomFreed` follows. */
   admits(recordBytes: number): boolean;
-  /** Whether data has to be refused, since nobody knows where to put it. */
-  readonly isOutOfSpace: boolean;
+  /** Devices are full: log and overlay do not empty until something is dropped. */
+  readonly storageIsFull: boolean;
+  /** Of log or overlay, whichever has less left. */
+  readonly fill: number;
   /** Whether a transaction that is under way will make the index refer to this entry. */
   isStoring(entry: ChunkEntry): boolean;
 }
@@ -129,7 +131,12 @@ export class Head implements Committer, RequestHandler {
       slots: ports.slots,
       roomWanted: () => this.#destage?.hurry(),
       isAdmitted: recordBytes => this.#destage?.admits(recordBytes) ?? true,
-      isOutOfSpace: () => this.#destage?.isOutOfSpace ?? false,
+      get storageIsFull() {
+        return head.#destage?.storageIsFull ?? false;
+      },
+      get fill() {
+        return head.#destage?.fill ?? 0;
+      },
     });
     this.#status = new BlockStatus(ports.overlay, ports.index);
   }
@@ -317,7 +324,7 @@ export class Head implements Committer, RequestHandler {
     const { overlay, cache } = this;
     const blocks = volume.blocksPerChunk;
     const end = op.first + op.count;
-    if (!this.#replaying) overlay.release(Math.min(op.count, 2 * blocks));
+    if (!this.#replaying) overlay.release(volume.rowsOfDrop(op.first, op.count));
     this.versions.committed(volume.number, op.first, op.count);
     cache.invalidate(volume.number, op.first, op.count);
     const firstWhole = Math.ceil(op.first / blocks);

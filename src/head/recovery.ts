@@ -39,6 +39,7 @@ import { getBulkDescriptor, RECORD_HEADER_BYTES, RecordKind, writeDataOffset } f
 import { rewriteLog } from '../oplog/rewrite.ts';
 import type { ScannedRecord, ScanPorts, ScanResult } from '../oplog/scan.ts';
 import { scanLog } from '../oplog/scan.ts';
+import type { Volume } from '../volume/volume.ts';
 import type { Head } from './head.ts';
 
 export type RecoveryRow = 'empty' | 'clean' | 'torn' | 'rotten' | 'broken';
@@ -165,16 +166,16 @@ class Replay {
     if (volume === undefined) return;
     // The catalogue may be ahead of the cut: those operations are played again, the newest state wins.
     if (header.op <= volume.committedOp) volume.committedOp = (header.op - 1) as LoggedOp['op'];
-    this.#makeRoom(header, volume.blocksPerChunk);
+    this.#makeRoom(header, volume);
     if (header.kind === RecordKind.bulk) op.chunks = this.#chunks(record, volume.blocksPerChunk);
     this.head.committed(op, record);
     volume.lastOp = Math.max(volume.lastOp, header.op) as LoggedOp['op'];
   }
 
   /** What was destaged and not cut yet is entered once more, beside what came after it. */
-  #makeRoom(header: RecordHeader, blocksPerChunk: number): void {
-    const drops = header.kind === RecordKind.zero || header.kind === RecordKind.trim;
-    this.head.overlay.makeRoom(drops ? Math.min(header.count, 2 * blocksPerChunk) : header.count);
+  #makeRoom({ kind, first, count }: RecordHeader, volume: Volume): void {
+    const drops = kind === RecordKind.zero || kind === RecordKind.trim;
+    this.head.overlay.makeRoom(drops ? volume.rowsOfDrop(first, count) : count);
   }
 
   #chunks(record: ScannedRecord, blocksPerChunk: number): BulkChunk[] {

@@ -74,13 +74,18 @@ export class BulkWrite implements IoRequest, RoomWaiter {
 
   tryAppend(): boolean {
     const { log } = this.#writer.ports;
-    if (log.failure !== 0) {
-      this.#fail(EIO);
+    const volume = this.#volume;
+    let refusal = this.#writer.refusal('data');
+    if (refusal === 0) {
+      const bytes = bulkRecordBytes(this.#count, volume.blocksPerChunk);
+      const admission = this.#writer.admit(bytes, this.#count, this);
+      if (admission === 'waits') return false;
+      if (admission === 'refused') refusal = ENOSPC;
+    }
+    if (refusal !== 0) {
+      this.#fail(refusal);
       return true;
     }
-    const volume = this.#volume;
-    const bytes = bulkRecordBytes(this.#count, volume.blocksPerChunk);
-    if (!this.#writer.admit(bytes, this.#count, this)) return false;
     const op = volume.takeOpNumber();
     const firstChunk = volume.chunkOf(this.#first);
     log.appendBulk(volume.number, op, firstChunk, this.#chunks, this.#owner, this.#durable);

@@ -3,7 +3,7 @@
  * The caller holds the block's lock, so that nothing is appended for it in between; it is given free here.
  */
 import type { BufferWaiter } from '../base/bounce-pool.ts';
-import { EIO } from '../base/errno.ts';
+import { EIO, ENOSPC } from '../base/errno.ts';
 import type { BlockNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { OpOwner } from '../oplog/logged-op.ts';
@@ -90,12 +90,16 @@ export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, Spa
 
   tryAppend(): boolean {
     const { log, reads } = this.#writer.ports;
-    const { refusal } = this.#writer;
+    let refusal = this.#writer.refusal('data');
+    if (refusal === 0) {
+      const admission = this.#writer.admit(writeRecordBytes(1), 1, this);
+      if (admission === 'waits') return false;
+      if (admission === 'refused') refusal = ENOSPC;
+    }
     if (refusal !== 0) {
       this.#finish(refusal);
       return true;
     }
-    if (!this.#writer.admit(writeRecordBytes(1), 1, this)) return false;
     const volume = this.#volume;
     const op = volume.takeOpNumber();
     const { bytes } = reads.bounce.region;

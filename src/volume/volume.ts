@@ -136,6 +136,13 @@ export class Volume implements ExportedVolume {
     this.#entries.clear();
   }
 
+  /** Rows of the overlay that zeroes or a trim of a range enter: one for each block outside of chunks that go as a whole. */
+  rowsOfDrop(first: BlockNumber, count: number): number {
+    const blocks = this.blocksPerChunk;
+    const whole = Math.floor((first + count) / blocks) - Math.ceil(first / blocks);
+    return count - Math.max(0, whole) * blocks;
+  }
+
   // --- dropped ranges ----------------------------------------------------------------------------------------------------
 
   isDropped(chunk: ChunkNumber): boolean {

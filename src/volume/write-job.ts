@@ -20,7 +20,7 @@ import { BulkWrite } from './bulk-write.ts';
 import { PartialWrite } from './partial-write.ts';
 import type { LockWaiter } from './range-locks.ts';
 import type { Volume } from './volume.ts';
-import type { RoomWaiter, WriteQueue } from './write-ports.ts';
+import type { Change, RoomWaiter, WriteQueue } from './write-ports.ts';
 
 /** What writes of zeroes that have to stay allocated take their data from. */
 const ZEROES = new Uint8Array(inlineOpBytesMax);
@@ -74,9 +74,8 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
   }
 
   tryAppend(): boolean {
-    const { refusal } = this.#writer;
-    // Trims and zeroes may make room.
-    if (refusal !== 0 && !(refusal === ENOSPC && this.#writesRange())) this.#abandon(refusal);
+    const refusal = this.#writer.refusal(this.#change());
+    if (refusal !== 0) this.#abandon(refusal);
     while (this.#position < this.#end) {
       const verdict = this.#piece();
       if (verdict === 'locked') {
@@ -133,21 +132,30 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
       this.#position += length;
       return 'done';
     }
-    if (this.#writesRange()) return this.#range(first, Math.floor(remaining / BLOCK_BYTES));
+    if (this.#change() !== 'data') return this.#range(first, Math.floor(remaining / BLOCK_BYTES));
     const chunks = this.#bulkChunks(remaining);
     return chunks > 0 ? this.#bulk(first, chunks) : this.#inline(first, remaining);
   }
 
-  #writesRange(): boolean {
-    const request = this.#request!;
-    return request.command === 'trim' || (request.command === 'writeZeroes' && !request.noHole);
+  #change(): Change {
+    const { command, noHole } = this.#request!;
+    if (command === 'trim') return 'trim';
+    return command === 'writeZeroes' && !noHole ? 'zeroes' : 'data';
+  }
+
+  /** Of a record that was not admitted. */
+  #notAdmitted(admission: 'waits' | 'refused'): 'done' | 'no room' {
+    if (admission === 'waits') return 'no room';
+    this.#abandon(ENOSPC);
+    return 'done';
   }
 
   #range(first: number, count: number): 'done' | 'locked' | 'no room' {
     const volume = this.#volume!;
     if (volume.locks.overlaps(first, first + count)) return 'locked';
-    const rows = Math.min(count, 2 * volume.blocksPerChunk);
-    if (!this.#writer.admit(RECORD_HEADER_BYTES, rows, this)) return 'no room';
+    const rows = volume.rowsOfDrop(first as BlockNumber, count);
+    const admission = this.#writer.admit(RECORD_HEADER_BYTES, rows, this);
+    if (admission !== 'admitted') return this.#notAdmitted(admission);
     const kind = this.#request!.command === 'trim' ? RecordKind.trim : RecordKind.zero;
     this.#pending++;
     const op = volume.takeOpNumber();
@@ -164,7 +172,8 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
     const bytes = Math.min(whole, toChunk, inlineOpBytesMax);
     const count = bytes / BLOCK_BYTES;
     if (volume.locks.overlaps(first, first + count)) return 'locked';
-    if (!this.#writer.admit(writeRecordBytes(count), count, this)) return 'no room';
+    const admission = this.#writer.admit(writeRecordBytes(count), count, this);
+    if (admission !== 'admitted') return this.#notAdmitted(admission);
     this.#pending++;
     const op = volume.takeOpNumber();
     const source = this.#source ?? ZEROES;

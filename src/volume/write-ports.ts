@@ -67,9 +67,17 @@ export interface WritePorts {
   roomWanted(): void;
   /** Whether writers are not too fast for a record of this length just now; if they are, `Writer.resume` follows. */
   isAdmitted(recordBytes: number): boolean;
-  /** Mass storage is full, and so is nearly what lies before it: data is refused until that changes. */
-  isOutOfSpace(): boolean;
+  /** Mass storage is full: what comes can only lie in log and overlay. */
+  readonly storageIsFull: boolean;
+  /** How much of log or overlay, whichever has less left, is in use, 0 to 1. */
+  readonly fill: number;
 }
+
+/** What is to be appended, by what it does to the room that there is: zeroes of whole chunks and trims may give some back. */
+export type Change = 'data' | 'zeroes' | 'trim';
+
+/** `refused`: for want of space, and nothing is under way that could bring some. */
+export type Admission = 'admitted' | 'waits' | 'refused';
 
 /** Waits until its next record fits. */
 export interface RoomWaiter {
@@ -85,13 +93,13 @@ export interface CommitWaiter {
 /** The writer, as its jobs see it. */
 export interface WriteQueue {
   readonly ports: WritePorts;
-  /** What data that is not in the log yet is refused with: EIO, ENOSPC, or 0 when it is not refused. */
-  readonly refusal: number;
+  /** What is refused that is not in the log yet: EIO, ENOSPC, or 0 when it is not. */
+  refusal(change: Change): number;
   /**
    * Whether a record of this length that enters `rows` rows into the overlay may be appended now; the rows are then
    * reserved. Those who wait already come first: `waiter` is the one that asks, if it is one of them.
    */
-  admit(recordBytes: number, rows: number, waiter: RoomWaiter | undefined): boolean;
+  admit(recordBytes: number, rows: number, waiter: RoomWaiter | undefined): Admission;
   waitForRoom(waiter: RoomWaiter): void;
   waitForCommit(waiter: CommitWaiter): void;
 }

@@ -11,7 +11,7 @@
  */
 import { assert } from '../base/assert.ts';
 import { EIO, ENOSPC } from '../base/errno.ts';
-import { nbdInlineBytesMax } from '../base/limits.ts';
+import { fullRefusalFill, fullRefusalZeroesFill, nbdInlineBytesMax } from '../base/limits.ts';
 import { RingQueue } from '../base/ring-queue.ts';
 import type { BlockNumber, LogPosition } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
@@ -20,7 +20,13 @@ import type { OpOwner } from '../oplog/logged-op.ts';
 import { RECORD_HEADER_BYTES, RecordKind, writeRecordBytes } from '../oplog/record.ts';
 import type { Volume } from './volume.ts';
 import { WriteJob } from './write-job.ts';
-import type { CommitWaiter, RoomWaiter, WritePorts, WriteQueue } from './write-ports.ts';
+import type { Admission, Change, CommitWaiter, RoomWaiter, WritePorts, WriteQueue } from './write-ports.ts';
+
+const REFUSAL_FILL: Readonly<Record<Change, number>> = {
+  data: fullRefusalFill,
+  zeroes: fullRefusalZeroesFill,
+  trim: Number.POSITIVE_INFINITY,
+};
 
 export class Writer implements WriteQueue {
   readonly ports: WritePorts;
@@ -33,9 +39,10 @@ export class Writer implements WriteQueue {
     this.ports = ports;
   }
 
-  get refusal(): number {
-    if (this.ports.log.failure !== 0) return EIO;
-    return this.ports.isOutOfSpace() ? ENOSPC : 0;
+  refusal(change: Change): number {
+    const { ports } = this;
+    if (ports.log.failure !== 0) return EIO;
+    return ports.storageIsFull && ports.fill > REFUSAL_FILL[change] ? ENOSPC : 0;
   }
 
   get waitingCount(): number {
@@ -52,8 +59,8 @@ export class Writer implements WriteQueue {
       Number.isInteger(first) &&
       Number.isInteger(count) &&
       (volume.locks.isEmpty || !volume.locks.overlaps(first, first + count)) &&
-      !this.ports.isOutOfSpace() &&
-      this.admit(writeRecordBytes(count), count, undefined)
+      this.refusal('data') === 0 &&
+      this.admit(writeRecordBytes(count), count, undefined) === 'admitted'
     ) {
       const durable = request.fua || volume.ack === 'durable';
       const { bytes } = request.region;
@@ -81,7 +88,12 @@ export class Writer implements WriteQueue {
           owner.completed(EIO);
           return true;
         }
-        if (!this.admit(RECORD_HEADER_BYTES, 0, waiter)) return false;
+        const admission = this.admit(RECORD_HEADER_BYTES, 0, waiter);
+        if (admission === 'waits') return false;
+        if (admission === 'refused') {
+          owner.completed(ENOSPC);
+          return true;
+        }
         const op = volume.takeOpNumber();
         const blocks = (sizeBytes / BLOCK_BYTES) as BlockNumber;
         this.ports.log.appendRange(RecordKind.resize, volume.number, op, blocks, 0, owner, true);
@@ -95,18 +107,20 @@ export class Writer implements WriteQueue {
    * Whether a record of this length that enters `rows` rows into the overlay may be appended now; the rows are then
    * reserved. Those who wait already come first: `waiter` is the one that asks, if it is one of them.
    */
-  admit(recordBytes: number, rows: number, waiter: RoomWaiter | undefined): boolean {
-    if (this.#waiting.length > 0 && this.#waiting.peek() !== waiter) return false;
-    const { overlay } = this.ports.reads;
+  admit(recordBytes: number, rows: number, waiter: RoomWaiter | undefined): Admission {
+    if (this.#waiting.length > 0 && this.#waiting.peek() !== waiter) return 'waits';
+    const { log, reads } = this.ports;
+    const { overlay } = reads;
     if (overlay.reserve(rows)) {
-      const hasRoom = this.ports.log.hasRoom(recordBytes);
+      const hasRoom = log.hasRoom(recordBytes);
       // Asked last: what is admitted is counted, and has to be appended.
-      if (hasRoom && this.ports.isAdmitted(recordBytes)) return true;
+      if (hasRoom && this.ports.isAdmitted(recordBytes)) return 'admitted';
       overlay.release(rows);
-      if (!this.ports.log.isFull) return false;
+      if (!log.isFull) return 'waits';
     }
     this.ports.roomWanted();
-    return false;
+    // What is under way has reserved more rows than it may come to need.
+    return this.ports.storageIsFull && log.committedEnd === log.appendedEnd ? 'refused' : 'waits';
   }
 
   waitForRoom(waiter: RoomWaiter): void {

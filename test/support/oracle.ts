@@ -202,6 +202,8 @@ export class Oracle {
     const later = this.#clock.tick();
     const isOver = overAfter(promised, now, newest);
     const wrong: string[] = [];
+    // What a loss of power has left is on stable storage; but where promises are fewer, nobody has said so yet.
+    const settles = crash === 'power' && this.#least !== 'nothing';
     const copies = new Map<TrackedWrite, TrackedWrite>();
     const losers = new Map<TrackedWrite, TrackedWrite>();
     // A volume that has lost its growth has lost what was written there.
@@ -226,15 +228,15 @@ export class Oracle {
       if (decided) continue;
       const original = found[found.length - 1];
       // Of several that read alike (as zeroes do) it may be any: also the one that is not durable.
-      const durable = crash === 'power' || found.every(write => write.durable);
+      const durable = settles || found.every(write => write.durable);
       const copy = copied(copies, original, { ...original, issuedAt: later, ackedAt: later, durable });
-      if (crash === 'power' || this.#least === 'process') {
+      if (settles || this.#least === 'process') {
         this.#cells[cell] = [copy];
         continue;
       }
       this.#cells[cell] = [...history.map(ended), copy];
     }
-    this.#undurable = crash === 'power' ? [] : [...this.#undurable, ...losers.values(), ...copies.values()];
+    this.#undurable = settles ? [] : [...this.#undurable, ...losers.values(), ...copies.values()];
     return wrong;
   }
 

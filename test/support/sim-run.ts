@@ -388,7 +388,7 @@ export class SimRun {
       }
       const volume = node.head.volume(client.volume.number)!;
       const next = this.#newClient(volume, client.oracle);
-      if (kind === 'process') {
+      if (kind === 'process' || this.#damaging) {
         next.flushedOp = Math.min(client.flushedOp, volume.lastOp);
         next.sizeDurable = Math.min(client.sizeDurable, volume.sizeBytes);
       } else {

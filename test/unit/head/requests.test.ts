@@ -376,6 +376,42 @@ t.test('F2.35: with device and log full small writes get ENOSPC until a trim mak
   await check();
 });
 
+t.test(
+  'F2.35: with everything full nobody waits for room that does not come, and trims of chunks still make some',
+  async t => {
+    const rig = await HeadRig.start({ columns: 1, volumeBytes: 128 * MIB, overlayRows: 1000 });
+    for (let i = 0; i < 16; i++) t.equal(await rig.write(i * MIB, MIB, 1), 0);
+    await pump(rig.loop, rig.destage.all());
+    const untilRefused = async (command: 'write' | 'writeZeroes' | 'trim') => {
+      const fill = rig.destage.fill;
+      for (let i = 0; i < 4000; i++) {
+        // Half of a chunk each: no chunk is dropped as a whole, its blocks are entered one by one.
+        const at = 32 * MIB + (i * CHUNK) / 2;
+        const request = rig.submit(command, at, command === 'write' ? new Uint8Array(CHUNK / 2).fill(3) : CHUNK / 2);
+        await rig.settle();
+        if (request.errno === undefined) await rig.advance(5000);
+        if (request.errno !== 0) return { errno: request.errno, more: rig.destage.fill - fill };
+      }
+      return { errno: 0, more: rig.destage.fill - fill };
+    };
+    t.match(await untilRefused('write'), { errno: ENOSPC });
+    const zeroes = await untilRefused('writeZeroes');
+    const trims = await untilRefused('trim');
+    t.same([zeroes.errno, trims.errno], [ENOSPC, ENOSPC]);
+    t.ok(zeroes.more > 0.03 && trims.more > 0.02, `zeroes took ${zeroes.more} of the overlay, trims ${trims.more}`);
+    const grown = rig.head.resize(rig.volume(), 256 * MIB);
+    const many = Array.from({ length: 20 }, (_, i) => rig.submit('write', 64 * MIB + i * 4096 + 1, new Uint8Array(10)));
+    await rig.advance(5000);
+    t.equal(rig.head.waitingWrites, 0);
+    t.same(new Set(many.map(({ errno }) => errno)), new Set([ENOSPC]));
+    t.equal(await pump(rig.loop, grown), 0, 'what needs no row has room in the log');
+    t.equal((await rig.do('trim', 0, 8 * MIB)).errno, 0, 'nor does a trim of whole chunks');
+    await rig.advance(60_000);
+    t.equal(rig.events.at(-1), 'recovered');
+    t.equal(await rig.write(100 * MIB, 4096, 7), 0);
+  },
+);
+
 t.test('zeroes that must not make a hole keep or take their space; others give it back', async t => {
   const rig = await HeadRig.start();
   const number = rig.volume().number;
