@@ -68,7 +68,7 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
   {
     name: 'epoch-not-raised',
     breaks: 'A process that opens the node writes with the epoch of the one before.',
-    file: 'src/node/start.ts',
+    file: 'src/head/start-head.ts',
     find: 'const epoch = (before.epoch + 1) as Epoch;',
     replacement: 'const epoch = before.epoch;',
   },

@@ -61,7 +61,7 @@ export const VOLUME_BUGS: readonly PlantedBug[] = [
     name: 'bulk-write-error-ignored',
     breaks: 'A device that could not write bulk data is taken at its word that it has.',
     file: BULK,
-    find: 'if (result < 0) this.#errno = EIO;',
+    find: 'if (result < 0 && this.#errno !== EIO) this.#errno = isNoSpace(result) ? ENOSPC : EIO;',
     replacement: 'if (result < 0 && result > 0) this.#errno = EIO;',
   },
   {

@@ -53,7 +53,7 @@ export class SegmentFiles implements SegmentSource {
       }
       this.#open.push(file);
     }
-    return this.#open;
+    return [...this.#open];
   }
 
   /** Makes files until there are `count`. Rejects with `no-space` when the disk is too full for them. */

@@ -94,6 +94,8 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
   constructor(ports: OpLogPorts, committer: Committer, options: OpLogOptions, state: OpLogState) {
     assert(options.limitBytes >= 4 * options.segmentBytes, 'a log has at least four segments');
     assert(state.end >= state.cut, 'the log ends behind its cut');
+    const files = new Set([...state.live.values(), ...state.spare]);
+    assert(files.size === state.live.size + state.spare.length, 'a file is one segment');
     this.#ports = ports;
     this.#committer = committer;
     this.segmentBytes = options.segmentBytes;
@@ -111,8 +113,7 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
     this.#segments = new SegmentSet(ports.segments, countMax, state.live, state.spare, () => this.#tellRoom());
     // What recovery read may still be in the page cache only, and so may what it dropped, behind the end and in files that
     // are spare now: all of it is synced before anything counts as durable or is written durably in its place.
-    const dirty = [...state.live.values(), ...state.spare];
-    this.#commits = new GroupCommit(ports.data, this, dirty, state.cut);
+    this.#commits = new GroupCommit(ports.data, this, files, state.cut);
     assert(state.tail.length === state.end % LOG_PAGE_BYTES, 'the tail is of the last page');
     this.#tail.set(state.tail);
     for (let i = 0; i < logBatchCount; i++) this.#batches.push(new Batch(ports.regions.allocate(logBatchBytes), this));
