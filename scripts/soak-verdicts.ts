@@ -21,9 +21,10 @@ export interface Window {
   readonly logFill: number;
   /** Something was carried to mass storage meanwhile. */
   readonly destaged: boolean;
-  /** Of the last minute. */
+  /** How late the event loop was: in the last minute, and since the server was started. */
   readonly loopP99Ms: number;
   readonly loopMaxMs: number;
+  readonly loopP99MsSinceStart: number;
 }
 
 export interface Verdict {
@@ -58,9 +59,11 @@ function descriptors(readings: readonly Reading[]): Verdict {
 }
 
 function loop(windows: readonly Window[]): Verdict {
-  const late = afterWarmUp(windows).map(window => window.loopP99Ms);
-  const text = `median of the minutes ${median(late).toFixed(1)} ms, worst ${Math.max(...late).toFixed(1)} ms`;
-  return { good: Math.max(...late) < LOOP_P99_MS_MAX, text: `event loop late, p99: ${text} (less than 20 ms)` };
+  const minutes = afterWarmUp(windows).map(window => window.loopP99Ms);
+  const all = windows[windows.length - 1].loopP99MsSinceStart;
+  const worst = `median of the minutes ${median(minutes).toFixed(1)} ms, worst ${Math.max(...minutes).toFixed(1)} ms`;
+  const text = `event loop late, p99: ${all.toFixed(1)} ms (less than ${LOOP_P99_MS_MAX} ms); ${worst}`;
+  return { good: all < LOOP_P99_MS_MAX, text };
 }
 
 function answers(windows: readonly Window[]): Verdict {

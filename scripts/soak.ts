@@ -38,7 +38,10 @@ const VOLUME = 'soak';
 interface Status {
   readonly health: string;
   readonly log: { readonly usedBytes: number; readonly limitBytes: number };
-  readonly eventLoopDelayMs: { readonly lastMinute: { readonly p99: number; readonly max: number } };
+  readonly eventLoopDelayMs: {
+    readonly lastMinute: { readonly p99: number; readonly max: number };
+    readonly sinceStart: { readonly p99: number };
+  };
 }
 
 interface LoadReport {
@@ -130,7 +133,7 @@ async function loadWindow(dataDirectory: string, uri: string, pid: number, at: n
   const { stdout } = await execute(loadProgram, [...LOAD, ...time, '--verify', '-j', '-p', String(pid), uri]);
   const report = JSON.parse(stdout) as LoadReport;
   const after = await statusOf(dataDirectory);
-  const { lastMinute } = after.eventLoopDelayMs;
+  const { lastMinute, sinceStart } = after.eventLoopDelayMs;
   return {
     seconds: at,
     iops: report.iops,
@@ -144,6 +147,7 @@ async function loadWindow(dataDirectory: string, uri: string, pid: number, at: n
     destaged: before.log.usedBytes / before.log.limitBytes > 0.5 || after.log.usedBytes < before.log.usedBytes,
     loopP99Ms: lastMinute.p99,
     loopMaxMs: lastMinute.max,
+    loopP99MsSinceStart: sinceStart.p99,
   };
 }
 

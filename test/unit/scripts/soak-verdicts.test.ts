@@ -15,6 +15,7 @@ const window: Window = {
   destaged: false,
   loopP99Ms: 8,
   loopMaxMs: 30,
+  loopP99MsSinceStart: 7,
 };
 
 function readings(mibAt: (second: number) => number, descriptorsAt = (_second: number) => 40): Reading[] {
@@ -71,13 +72,14 @@ t.test('what grows is seen, memory from five per cent on and descriptors from th
   t.end();
 });
 
-t.test('one bad window is enough: late loop, error, wrong byte, health', t => {
+t.test('a late loop, an error, a wrong byte, bad health: each is enough', t => {
   const of = (change: Partial<Window>) =>
     goods(
       readings(() => 200),
       windows(change),
     ).slice(2, 4);
-  t.same(of({ loopP99Ms: 20 }), [false, true]);
+  t.same(of({ loopP99MsSinceStart: 20 }), [false, true]);
+  t.same(of({ loopP99Ms: 20 }), [true, true], 'one bad minute is told, and the whole is judged');
   t.same(of({ errors: 1 }), [true, false]);
   t.same(of({ badData: 1 }), [true, false]);
   t.same(of({ health: 'degraded' }), [true, false]);
