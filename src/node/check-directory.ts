@@ -91,6 +91,10 @@ export async function checkNode(
   try {
     const devices: RecordedDevice[] = [];
     for (const record of node.devices) {
+      if (devices.some(other => other.path === record.path)) {
+        findings.add('node-file', `node.json names ${record.path} as two devices.`, { file: join(path, 'node.json') });
+        continue;
+      }
       const file = await openDevice(platform, record.path, findings);
       if (file !== undefined) files.push(file);
       devices.push({ ...record, file });

@@ -94,6 +94,11 @@ async function openOne(
       ...(record === undefined ? { hint: 'Give it a size to have a file made: --device PATH:SIZE.' } : {}),
     });
   }
+  if (others.some(other => other.path === path)) {
+    if (record === undefined) throw new SledgeError('device-in-use', `device ${path} is given twice`);
+    const hint = 'Bring node.json back from a backup.';
+    throw new SledgeError('corrupt', `node.json names ${path} as two devices`, { hint });
+  }
   const file = await openClaimed(platform, { path, mode: 'direct', create: sizeBytes !== undefined });
   files.push(file);
   if (sizeBytes !== undefined && file.kind === 'file' && sizeBytes > file.sizeBytes) await file.resize(sizeBytes);

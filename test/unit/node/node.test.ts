@@ -147,6 +147,10 @@ for (const kind of IO_KINDS) {
         await t.rejects(startTestNode(directory, { kind }), { code: 'corrupt' }, JSON.stringify(bad.slice(0, 20)));
         t.equal(readFileSync(file, 'utf8'), bad, 'and left as it is');
       }
+      const twice = JSON.parse(good) as { devices: { number: number; identity: string }[] };
+      twice.devices.push({ ...twice.devices[0], number: 7, identity: '7'.repeat(32) });
+      writeFileSync(file, JSON.stringify(twice));
+      await t.rejects(startTestNode(directory, { kind }), { code: 'corrupt', message: /as two devices/ });
       writeFileSync(file, good);
       await (await startTestNode(directory, { kind })).stop();
       const foreign = join(directory, 'foreign');
