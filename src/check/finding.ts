@@ -203,7 +203,7 @@ const TABLE = {
   'column-left-over': {
     severity: 'note',
     why: 'Its volume was deleted and nothing is in it; the server ended before it gave the column back.',
-    todo: AT_START,
+    todo: 'Nothing is lost by it but the room of a column; `sledge check --repair` gives it back.',
   },
   'column-shape': {
     severity: 'error',
