@@ -88,8 +88,8 @@ export class ChunkCarrier {
   }
 
   /**
-   * Destages what the chunks of a list hold from before the fence; `conclude` adds to the last transaction and gives the log's new cut. When it
-   * rejects, `unfinished` says from where on the list is dirty still.
+   * Destages what the chunks of a list hold from before the fence; `conclude` adds to the last transaction and gives the
+   * log's new cut. When it rejects, `unfinished` says from where on the list is dirty still.
    */
   async carryAll(
     dirty: DirtyList,

@@ -7,7 +7,7 @@
 import { close, fsync, ftruncate } from 'node:fs';
 import { promisify } from 'node:util';
 import { assert } from '../base/assert.ts';
-import { EINVAL, EIO, EOPNOTSUPP } from '../base/errno.ts';
+import { EINVAL, EIO, EOPNOTSUPP, isNoSpace } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import type { Region } from '../base/memory.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
@@ -30,10 +30,8 @@ import { errnoOf, systemError } from './system-error.ts';
 
 const EINTR = 4;
 const EAGAIN = 11;
-const ENOSPC = 28;
 const ESPIPE = 29;
 const ENOSYS = 38;
-const EDQUOT = 122;
 
 const closeDescriptor = promisify(close);
 const syncDescriptor = promisify(fsync);
@@ -265,7 +263,7 @@ export class RingFile implements PlatformFile, OperationOwner {
 
   #failure(what: string, errno: number, cause?: unknown) {
     const positive = Math.abs(errno);
-    return systemError(positive === ENOSPC || positive === EDQUOT ? 'no-space' : 'io', what, positive, cause);
+    return systemError(isNoSpace(errno) ? 'no-space' : 'io', what, positive, cause);
   }
 }
 

@@ -4,7 +4,7 @@
  * changes nothing on disk.
  */
 import { randomBytes } from 'node:crypto';
-import { copyFileSync, existsSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { completion } from '../../src/base/io-wait.ts';
@@ -15,6 +15,7 @@ import { KIB, MIB } from '../../src/base/units.ts';
 import type { ColumnEntry, IndexTransaction } from '../../src/index/index-store.ts';
 import { LmdbIndex } from '../../src/platform/lmdb-index.ts';
 import { runCommand } from '../support/command-run.ts';
+import { look } from '../support/directory-state.ts';
 import { checksumFile, runOk, skipUnlessInstalled } from '../support/nbd-programs.ts';
 import { type RunningServer, sledgeJson, startServer } from '../support/server-process.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
@@ -50,14 +51,6 @@ function kindsOf(list: readonly { kind: string }[]): string[] {
 /** What is more than a crash leaves behind. */
 function defectsOf(report: Report): string[] {
   return kindsOf(report.findings.filter(({ severity }) => severity !== 'note'));
-}
-
-function look(directory: string): string[] {
-  return readdirSync(directory, { recursive: true, encoding: 'utf8' })
-    .filter(name => !name.endsWith('.lmdb-lock'))
-    .sort()
-    .map(name => [name, statSync(join(directory, name))] as const)
-    .map(([name, { size, mtimeMs }]) => `${name} ${size} ${mtimeMs}`);
 }
 
 class Place {

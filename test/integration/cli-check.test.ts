@@ -9,7 +9,6 @@ import {
   readFileSync,
   readSync,
   renameSync,
-  statSync,
   truncateSync,
   writeFileSync,
   writeSync,
@@ -23,6 +22,7 @@ import { KIB, MIB } from '../../src/base/units.ts';
 import { RECORD_HEADER_BYTES, RECORD_MAGIC, RecordKind, writeDataOffset } from '../../src/oplog/record.ts';
 import { LmdbIndex } from '../../src/platform/lmdb-index.ts';
 import { runCommand } from '../support/command-run.ts';
+import { look } from '../support/directory-state.ts';
 import { run } from '../support/nbd-programs.ts';
 import { type RunningServer, sledgeJson, sledgeProgram, startServer } from '../support/server-process.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
@@ -51,15 +51,6 @@ function flip(file: string, position: number): void {
   byte[0]! ^= 0x10;
   writeSync(fd, byte, 0, 1, position);
   closeSync(fd);
-}
-
-/** Everything that a check could have changed, but for the table of LMDB's readers, which every reader enters. */
-function look(directory: string): string[] {
-  return readdirSync(directory, { recursive: true, encoding: 'utf8' })
-    .filter(name => !name.endsWith('.lmdb-lock'))
-    .sort()
-    .map(name => [name, statSync(join(directory, name))] as const)
-    .map(([name, { size, mtimeMs }]) => `${name} ${size} ${mtimeMs}`);
 }
 
 async function load(server: RunningServer, volume: string, mode: string): Promise<void> {
