@@ -4,8 +4,9 @@
  */
 
 import { readdirSync, rmSync } from 'node:fs';
+import { open, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ENOSPC, errnoName } from '../base/errno.ts';
+import { errnoName, isNoSpace } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import type { BlockFile } from '../base/io.ts';
 import { completion, Gather } from '../base/io-wait.ts';
@@ -14,7 +15,6 @@ import type { Region } from '../base/memory.ts';
 import { MIB } from '../base/units.ts';
 import type { SegmentSource } from '../oplog/log-ports.ts';
 import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
-import { syncDirectory } from './data-directory.ts';
 
 export const SEGMENT_NAME = /^(\d{6})\.log$/;
 const FILL_BYTES = 1 * MIB;
@@ -92,11 +92,14 @@ export class SegmentFiles implements SegmentSource {
     return new SledgeError('corrupt', `log segment ${path} has ${bytes} bytes of ${this.#segmentBytes}`, { hint });
   }
 
-  /** Writes zeroes over the whole length, past the page cache so that clients' syncs do not wait for them. */
+  /**
+   * Writes zeroes over the whole length, past the page cache so that clients' syncs do not wait for them. The length is
+   * set first and at once, and reaches the disk before anything else: a file that its maker left behind is empty or whole.
+   */
   async #fill(path: string, create: boolean): Promise<void> {
     const file = await this.#platform.openFile({ path, mode: 'direct', create });
     try {
-      await file.resize(this.#segmentBytes);
+      await truncate(path, this.#segmentBytes);
       await file.preallocate(0, this.#segmentBytes);
       const gather = new Gather();
       for (let at = 0; at < this.#segmentBytes; at += FILL_BYTES) {
@@ -108,12 +111,22 @@ export class SegmentFiles implements SegmentSource {
     } finally {
       await file.close();
     }
-    syncDirectory(this.#directory);
+    await this.#syncDirectory();
+  }
+
+  /** Off the loop, which clients wait for: it takes as long as a flush of the disk. */
+  async #syncDirectory(): Promise<void> {
+    const handle = await open(this.#directory, 'r');
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
   }
 }
 
 function segmentError(path: string, result: number): SledgeError {
   const what = `log segment ${path} cannot be written: ${errnoName(result)}`;
-  if (result !== -ENOSPC) return new SledgeError('io', what);
+  if (!isNoSpace(result)) return new SledgeError('io', what);
   return new SledgeError('no-space', what, { hint: 'Free space on the file system of the data directory.' });
 }

@@ -5,14 +5,19 @@
 import type { BlockFile } from '../base/io.ts';
 import type { SegmentSource } from './log-ports.ts';
 
+/** Files made ahead of need: a burst that writes faster than files can be made goes so far before it has to wait. */
+const SPARE_COUNT = 8;
+/** Files that are made at a time: they share the commits of the file system's journal, which take most of the time. */
+const MAKING_COUNT = 2;
+
 export class SegmentSet {
   readonly #source: SegmentSource;
   readonly #countMax: number;
   readonly #live: Map<number, BlockFile>;
   readonly #spare: BlockFile[];
   readonly #provided: () => void;
-  /** The one that is being made. */
-  #creating: Promise<void> | undefined;
+  /** Those that are being made. */
+  readonly #creating = new Set<Promise<void>>();
   /** The last one could not be made. */
   #hasFailed = false;
   #closed = false;
@@ -39,7 +44,7 @@ export class SegmentSet {
 
   /** A file is being made, in all likelihood: `provided` is called when it is there, or when that has failed. */
   get isGrowing(): boolean {
-    return this.#creating !== undefined && !this.#hasFailed;
+    return this.#creating.size > 0 && !this.#hasFailed;
   }
 
   get(number: number): BlockFile | undefined {
@@ -69,19 +74,25 @@ export class SegmentSet {
     }
   }
 
-  /** Makes no further file; resolves when the one that is being made is there. */
+  /** Makes no further file; resolves when those that are being made are there. */
   async close(): Promise<void> {
     this.#closed = true;
-    await this.#creating;
+    await Promise.all(this.#creating);
   }
 
-  /** Has a next file made before the current one is full. */
+  /** Has next files made before the current one is full. */
   #provide(): void {
-    if (this.#creating !== undefined || this.#closed || this.#spare.length > 1) return;
-    if (this.count + 1 > this.#countMax) return;
-    this.#creating = this.#source.create().then(
+    while (this.#creating.size < MAKING_COUNT && !this.#closed) {
+      if (this.#spare.length + this.#creating.size >= SPARE_COUNT) return;
+      if (this.count + this.#creating.size + 1 > this.#countMax) return;
+      this.#create();
+    }
+  }
+
+  #create(): void {
+    const creation = this.#source.create().then(
       file => {
-        this.#creating = undefined;
+        this.#creating.delete(creation);
         this.#hasFailed = false;
         this.#spare.push(file);
         this.#provide();
@@ -89,11 +100,12 @@ export class SegmentSet {
       },
       () => {
         // No space for a further one: the log goes round in those that it has. Tried again with the next need.
-        this.#creating = undefined;
+        this.#creating.delete(creation);
         if (this.#hasFailed) return;
         this.#hasFailed = true;
         this.#provided();
       },
     );
+    this.#creating.add(creation);
   }
 }

@@ -220,8 +220,8 @@ t.test(
       const loop = new MemoryLoop();
       const file = new ControlledFile(loop, SEGMENT);
       // It may hold writes of the process before, behind the end or dropped, that are in the page cache only.
-      const state =
-        as === 'live' ? { live: new Map([[0, file]]) } : { spare: [new ControlledFile(loop, SEGMENT), file] };
+      const others = [0, 1, 2].map(() => new ControlledFile(loop, SEGMENT));
+      const state = as === 'live' ? { live: new Map([[0, file]]) } : { spare: [...others, file] };
       const rig = new LogRig({ segmentBytes: SEGMENT, loop, state });
       await rig.settle();
       rig.write(1, 1, 'a', true);
