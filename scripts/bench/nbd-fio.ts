@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { clientTimeoutMs } from './nbd-load.ts';
 import type { Sample } from './nbd-results.ts';
-import type { Row } from './nbd-rows.ts';
+import type { Row, Together } from './nbd-rows.ts';
 
 interface Latencies {
   readonly percentile?: Readonly<Record<string, number>>;
@@ -35,17 +35,37 @@ export async function fioHasNbd(): Promise<boolean> {
 }
 
 export function fioOnFile(row: Row, rampSeconds: number, path: string): Promise<Sample> {
-  return fioRun(row, rampSeconds, [`--filename=${path}`, '--ioengine=io_uring', '--direct=1']);
+  return fioRun(row, rampSeconds, onFile(path), row.fio ?? []);
+}
+
+/** Latencies are of one call, the rate is of the requests that it stands for. */
+export async function fioTogether(
+  row: Row,
+  { count, fio }: Together,
+  rampSeconds: number,
+  path: string,
+): Promise<Sample> {
+  const sample = await fioRun({ ...row, unit: 'IOPS' }, rampSeconds, onFile(path), fio);
+  return { ...sample, rate: sample.rate * count };
+}
+
+function onFile(path: string): string[] {
+  return [`--filename=${path}`, '--ioengine=io_uring', '--direct=1'];
 }
 
 export function fioOverNbd(row: Row, rampSeconds: number, uri: string): Promise<Sample> {
-  return fioRun(row, rampSeconds, ['--ioengine=nbd', `--uri=${uri}`]);
+  return fioRun(row, rampSeconds, ['--ioengine=nbd', `--uri=${uri}`], row.fio ?? []);
 }
 
-async function fioRun(row: Row, rampSeconds: number, target: readonly string[]): Promise<Sample> {
+async function fioRun(
+  row: Row,
+  rampSeconds: number,
+  target: readonly string[],
+  load: readonly string[],
+): Promise<Sample> {
   const time = ['--time_based', `--runtime=${milliseconds(row.seconds)}`, `--ramp_time=${milliseconds(rampSeconds)}`];
   const output = ['--output-format=json', '--group_reporting', '--percentile_list=50:99:99.9'];
-  const options = ['--name=bench', ...target, '--norandommap', ...time, ...(row.fio ?? []), ...output];
+  const options = ['--name=bench', ...target, '--norandommap', ...time, ...load, ...output];
   const { stdout } = await execute('fio', options, {
     timeout: clientTimeoutMs(row, rampSeconds),
     // On anything milder it waits for a server that does not answer.

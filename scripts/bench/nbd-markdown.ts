@@ -61,7 +61,7 @@ function lineOf(row: Row, { results, verdicts }: Measured): string[] {
     ours === undefined ? NONE : `${grouped(ours.median.rate)}${unit}`,
     peerCell(results, row.name, 'page cache'),
     peerCell(results, row.name, 'direct'),
-    peerCell(results, row.name, 'raw'),
+    [peerCell(results, row.name, 'raw'), limitCell(row, results)].filter(Boolean).join('; '),
     gates.length === 0 ? NONE : gates.join('; '),
   ];
 }
@@ -70,6 +70,12 @@ function peerCell(results: readonly Result[], row: string, rivals: Rivals): stri
   const best = bestIn(results, row, rivals);
   if (best === undefined) return NONE;
   return rivals === 'raw' ? grouped(best.median.rate) : `${grouped(best.median.rate)} (${best.engine})`;
+}
+
+/** `at once 33 500` */
+function limitCell(row: Row, results: readonly Result[]): string {
+  const limit = bestIn(results, row.name, 'limit');
+  return limit === undefined ? '' : `at once ${grouped(limit.median.rate)}`;
 }
 
 /** `1.35 × all (≥ 1.2): met` */

@@ -18,7 +18,8 @@ export function formatTable(rows: readonly Row[], results: readonly Result[], ve
     lines.push(`${row.name}: ${row.title}, ${row.seconds} s`);
     lines.push(...ofRow.map(result => cellsOf(result, ofRow)));
     for (const ratio of ratios(ofRow)) {
-      const peer = ratio.class === 'raw' ? 'raw file' : `best ${ratio.class} (${ratio.peer})`;
+      const isFile = ratio.class === 'raw' || ratio.class === 'limit';
+      const peer = isFile ? ratio.peer : `best ${ratio.class} (${ratio.peer})`;
       lines.push(`  sledge / ${peer}: ${ratio.ratio.toFixed(2)}`);
     }
     for (const verdict of verdicts.filter(verdict => verdict.row === row.name)) {
@@ -30,7 +31,7 @@ export function formatTable(rows: readonly Row[], results: readonly Result[], ve
 
 function cellsOf(result: Result, ofRow: readonly Result[]): readonly string[] {
   const { median: m, class: class_ } = result;
-  const isBest = class_ !== 'raw' && class_ !== 'sledge' && bestIn(ofRow, result.row, class_) === result;
+  const isBest = (class_ === 'page cache' || class_ === 'direct') && bestIn(ofRow, result.row, class_) === result;
   const notes = [
     isBest ? '*' : '',
     m.lowestShare === undefined ? '' : `lowest ${LOWEST_WINDOW_MS} ms: ${m.lowestShare.toFixed(2)} × mean`,

@@ -5,11 +5,11 @@
 import type { EngineClass } from './nbd-engines.ts';
 import type { Row } from './nbd-rows.ts';
 
-/** `raw`: the bare file, without a server. */
-export type ResultClass = EngineClass | 'raw';
+/** `raw`: the bare file, without a server; `limit`: the same with all that is in flight as one request. */
+export type ResultClass = EngineClass | 'raw' | 'limit';
 
 /** Among which servers the best is looked for; `all` are all servers but Sledge. */
-export type Rivals = 'all' | 'page cache' | 'direct' | 'raw';
+export type Rivals = 'all' | 'page cache' | 'direct' | 'raw' | 'limit';
 
 /** One run, in the units of the table. */
 export interface Sample {
@@ -93,7 +93,8 @@ export function oursIn(results: readonly Result[], row: string): Result | undefi
 export function rivalsIn(results: readonly Result[], row: string, rivals: Rivals): Result[] {
   return results.filter(result => {
     if (result.row !== row || result.class === 'sledge') return false;
-    return rivals === 'all' ? result.class !== 'raw' : result.class === rivals;
+    if (rivals === 'all') return result.class === 'page cache' || result.class === 'direct';
+    return result.class === rivals;
   });
 }
 
@@ -108,7 +109,7 @@ export function bestIn(results: readonly Result[], row: string, rivals: Rivals):
 export function ratios(results: readonly Result[]): Ratio[] {
   const found: Ratio[] = [];
   for (const ours of results.filter(result => result.class === 'sledge')) {
-    for (const class_ of ['page cache', 'direct', 'raw'] as const) {
+    for (const class_ of ['page cache', 'direct', 'raw', 'limit'] as const) {
       const peer = bestIn(results, ours.row, class_);
       if (peer === undefined || peer.median.rate === 0) continue;
       found.push({ row: ours.row, class: class_, peer: peer.engine, ratio: ours.median.rate / peer.median.rate });

@@ -15,6 +15,8 @@ export interface Row {
   readonly load: readonly string[];
   /** The same for fio, on the bare file and over NBD; absent where it has no counterpart. */
   readonly fio?: readonly string[];
+  /** What the bare file gives when all requests that are in flight are one. */
+  readonly together?: Together;
   /** fio's options mean the same on the bare file only. */
   readonly fioOnFileOnly?: boolean;
   readonly client: Client;
@@ -42,6 +44,16 @@ export interface Row {
   /** Of the rows that `--client both` also measures with fio. */
   readonly alsoFio?: boolean;
   readonly gates: readonly Gate[];
+}
+
+/**
+ * So many requests written and synced by one call, and nothing else under way: the disk's limit for a server that syncs
+ * for all who wait at once, if it took no time itself.
+ */
+export interface Together {
+  readonly count: number;
+  /** Options of fio. */
+  readonly fio: readonly string[];
 }
 
 interface Shape {
@@ -144,13 +156,19 @@ const PAIRS: Small = {
 const hot: Partial<Row> = { warmBytes: WARM_BYTES, classes: SERVERS };
 const miss: Partial<Row> = { classes: TO_THE_DISK, fromDisk: true, sledgeArguments: ['--cache', '64MiB'] };
 const burst: Partial<Row> = { seconds: 10 };
-const fua: Partial<Row> = { fioOnFileOnly: true };
+
+/** What rows of writes that are waited for on the disk have in common. */
+function synced(shape: Shape): Partial<Row> {
+  const count = shape.depth * shape.connections;
+  const one = [...fio('write', `${4 * count}k`, ONE), '--sync=dsync'];
+  return { fioOnFileOnly: true, ...(count > 1 && { together: { count, fio: one } }) };
+}
 
 /** fio as many jobs as the queue is deep: each waits for its own flush. */
 function pairs(shape: Shape, gates: readonly Gate[]): Row {
   const jobs = { depth: 1, connections: shape.depth * shape.connections };
   const options = [...fio('randwrite', '4k', jobs), '--fdatasync=1'];
-  return small(PAIRS, shape, gates, { unit: 'pairs/s', fio: options, fioOnFileOnly: true });
+  return small(PAIRS, shape, gates, { ...synced(shape), unit: 'pairs/s', fio: options });
 }
 
 function stream(name: string, title: string, workload: 'read' | 'write', details: Partial<Row>): Row {
@@ -217,9 +235,9 @@ export const rows: readonly Row[] = [
     watchesRate: true,
     gates: [faster(1.2), { measure: 'lowest', least: 0.2 }],
   }),
-  small(FUA, ONE, [faster(1.2)], fua),
-  small(FUA, DEEP, [faster(2.5)], fua),
-  small(FUA, WIDE, [faster(2.5)], fua),
+  small(FUA, ONE, [faster(1.2)], synced(ONE)),
+  small(FUA, DEEP, [faster(2.5)], synced(DEEP)),
+  small(FUA, WIDE, [faster(2.5)], synced(WIDE)),
   pairs(ONE, [faster(1.2)]),
   pairs(DEEP, [faster(2.5)]),
   pairs(WIDE, [faster(2.5)]),

@@ -15,7 +15,7 @@ import { makeCertificates } from '../../test/support/nbd-certificates.ts';
 import { findProgram } from '../../test/support/nbd-programs.ts';
 import { type EngineSpec, isInstalled, type Workplace } from './nbd-engines.ts';
 import { type Figure, judgeFigures } from './nbd-figures.ts';
-import { fioHasNbd, fioOnFile } from './nbd-fio.ts';
+import { fioHasNbd, fioOnFile, fioTogether } from './nbd-fio.ts';
 import { judge, type Verdict } from './nbd-gates.ts';
 import { loadHasTls } from './nbd-load.ts';
 import { formatMarkdown } from './nbd-markdown.ts';
@@ -23,8 +23,8 @@ import { measureServer, rampSecondsOf } from './nbd-measurement.ts';
 import { type Options, parseOptions, USAGE, UsageError } from './nbd-options.ts';
 import { stopProcesses } from './nbd-process.ts';
 import { formatFigures, formatSummary, formatTable } from './nbd-report.ts';
-import { type Result, ratios, type Sample, summarize } from './nbd-results.ts';
-import type { Row } from './nbd-rows.ts';
+import { type Result, type ResultClass, ratios, type Sample, summarize } from './nbd-results.ts';
+import type { Row, Together } from './nbd-rows.ts';
 import { inTurn, turnsOf } from './nbd-turns.ts';
 import { fillFile, fillVolume, syncDisk } from './nbd-volumes.ts';
 
@@ -126,7 +126,8 @@ function measuresRaw(row: Row, options: Options): boolean {
 function estimateSeconds(options: Options): number {
   const bytes = options.rows.length === 0 ? 0 : 2 * options.sizeBytes;
   const ofRows = options.rows.map(row => {
-    const runs = options.engines.filter(engine => canMeasure(engine, row)).length + Number(measuresRaw(row, options));
+    const onFile = measuresRaw(row, options) ? 1 + Number(row.together !== undefined) : 0;
+    const runs = options.engines.filter(engine => canMeasure(engine, row)).length + onFile;
     const rest = row.writes ? Math.min(row.seconds, SECONDS_OF_REST_MAX) : 0;
     return runs * options.repeat * (row.seconds + rampSecondsOf(row) + SECONDS_AROUND + rest);
   });
@@ -185,14 +186,23 @@ async function measureRows(options: Options, place: Workplace, attempt: Attempt)
     if (measuresRaw(row, options)) {
       await add(row, 'raw', () => fioOnFile(row, rampSecondsOf(row), place.file));
       if (row.writes) await syncDisk(place);
+      const { together } = row;
+      if (together === undefined) continue;
+      await add(row, atOnce(together), () => fioTogether(row, together, rampSecondsOf(row), place.file));
     }
   }
-  return options.rows.flatMap(row =>
-    [...present, undefined].flatMap(engine => {
-      const found = samples.get(`${row.name} ${engine?.name ?? 'raw'}`);
-      return found === undefined ? [] : [summarize(row, engine?.name ?? 'raw', engine?.class ?? 'raw', found)];
-    }),
-  );
+  return options.rows.flatMap(row => {
+    const file: { name: string; class: ResultClass }[] = [{ name: 'raw', class: 'raw' }];
+    if (row.together !== undefined) file.push({ name: atOnce(row.together), class: 'limit' });
+    return [...present, ...file].flatMap(({ name, class: class_ }) => {
+      const found = samples.get(`${row.name} ${name}`);
+      return found === undefined ? [] : [summarize(row, name, class_, found)];
+    });
+  });
+}
+
+function atOnce({ count }: Together): string {
+  return `raw, ${count} at once`;
 }
 
 function machine(options: Options): string {

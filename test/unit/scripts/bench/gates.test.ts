@@ -39,8 +39,11 @@ t.test('a rate is compared with the best of the class that the gate names', t =>
   t.end();
 });
 
-t.test('the raw file is no peer', t => {
-  t.equal(verdict({ measure: 'rate', over: 'all', least: 1 }).peer, 'nbdkit');
+t.test('the raw file is no peer, nor is what it gives when all requests are one', t => {
+  const limit = resultOf(row, 'raw, 16 at once', 'limit', { rate: 300 });
+  const gate: Gate = { measure: 'rate', over: 'all', least: 1 };
+  t.equal(verdict(gate).peer, 'nbdkit');
+  t.equal(verdict(gate, [...field, limit]).peer, 'nbdkit');
   t.end();
 });
 

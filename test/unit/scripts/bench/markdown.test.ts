@@ -24,6 +24,7 @@ t.test('a row is one line with the best of each class, the raw file and the gate
     title: 'sequential read',
     unit: 'MiB/s',
   });
+  const synced = rowWith([], { name: 'synced', title: 'synced write' });
   const idle = rowWith([], { name: 'not-measured', title: 'nobody measured this' });
   const results = [
     resultOf(reads, 'sledge', 'sledge', { rate: 15000 }),
@@ -32,8 +33,11 @@ t.test('a row is one line with the best of each class, the raw file and the gate
     resultOf(reads, 'qemu-nbd-uring', 'direct', { rate: 10000 }),
     resultOf(stream, 'sledge', 'sledge', { rate: 700 }),
     resultOf(stream, 'raw', 'raw', { rate: 1400 }),
+    resultOf(synced, 'sledge', 'sledge', { rate: 20000 }),
+    resultOf(synced, 'raw', 'raw', { rate: 13500 }),
+    resultOf(synced, 'raw, 16 at once', 'limit', { rate: 33500 }),
   ];
-  const rows = [reads, stream, idle];
+  const rows = [reads, stream, synced, idle];
   const names = ['sledge', 'nbdkit', 'nbd-server', 'qemu-nbd-uring'];
   const text = formatMarkdown({
     rows,
@@ -47,6 +51,7 @@ t.test('a row is one line with the best of each class, the raw file and the gate
     '|---|---|---|---|---|---|',
     '| random read | 15 000 | 9 500 (nbd-server) | 10 000 (qemu-nbd-uring) | – | 1.50 × direct (≥ 1.2): met |',
     '| sequential read | 700 MiB/s | – | – | 1 400 | 0.50 × raw (≥ 0.9): **missed** |',
+    '| synced write | 20 000 | – | – | 13 500; at once 33 500 | – |',
     '',
   ]);
   t.end();

@@ -43,6 +43,19 @@ t.test('a quick run has some of each kind, without the sustained writes', t => {
   t.end();
 });
 
+t.test('rows of synced writes know what the disk gives when all that is in flight is one request', t => {
+  const counts = rows.flatMap(row => (row.together === undefined ? [] : [[row.name, row.together.count]]));
+  t.same(counts, [
+    ['fua-16', 16],
+    ['fua-16x4', 64],
+    ['pairs-16', 16],
+    ['pairs-16x4', 64],
+  ]);
+  const fua = rows.find(row => row.name === 'fua-16');
+  t.same(fua?.together?.fio, ['--rw=write', '--bs=64k', '--iodepth=1', '--numjobs=1', '--sync=dsync']);
+  t.end();
+});
+
 t.test('fio measures what its nbd engine can do, in rows of their own without gates', t => {
   t.same(rowsOf('--rows', 'hot-16,fua-16,mixed', '--client', 'both'), ['hot-16', 'hot-16 via fio', 'fua-16', 'mixed']);
   const fio = parseOptions(['--client', 'fio', '--rows', 'mixed,fua,pairs,tls,seqread'])!.rows;
