@@ -14,7 +14,7 @@
  */
 import { errnoName } from '../base/errno.ts';
 import type { CancelTimer, Clock } from '../base/io.ts';
-import type { ReconnectPolicy } from './reconnect-policy.ts';
+import type { ReconnectPolicy } from '../base/reconnect-policy.ts';
 
 /** A connection past its handshake, which the kernel can go on with. */
 export interface Connection {

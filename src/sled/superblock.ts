@@ -17,6 +17,7 @@
  */
 import { assert } from '../base/assert.ts';
 import type { Checksums } from '../base/checksum.ts';
+import { identityBytes, identityText } from '../base/identity.ts';
 import { getUint64, putUint64 } from '../base/little-endian.ts';
 import { BLOCK_BYTES, MIB } from '../base/units.ts';
 
@@ -52,8 +53,8 @@ export function encodeSuperblock(superblock: Superblock, bytes: Uint8Array, chec
   bytes.set(MAGIC, 0);
   const view = new DataView(bytes.buffer, bytes.byteOffset, BLOCK_BYTES);
   view.setUint32(8, SUPERBLOCK_VERSION, true);
-  bytes.set(fromHex(superblock.node), 16);
-  bytes.set(fromHex(superblock.device), 32);
+  bytes.set(identityBytes(superblock.node), 16);
+  bytes.set(identityBytes(superblock.device), 32);
   view.setUint32(48, superblock.number, true);
   view.setUint32(52, superblock.columnBytes / MIB, true);
   putUint64(view, 56, superblock.firstColumn);
@@ -76,8 +77,8 @@ export function decodeSuperblock(bytes: Uint8Array, checksums: Checksums): Super
   return {
     kind: 'valid',
     superblock: {
-      node: toHex(block.subarray(16, 32)),
-      device: toHex(block.subarray(32, 48)),
+      node: identityText(block.subarray(16, 32)),
+      device: identityText(block.subarray(32, 48)),
       number: view.getUint32(48, true),
       columnBytes: view.getUint32(52, true) * MIB,
       firstColumn: getUint64(view, 56),
@@ -99,13 +100,4 @@ export function judgeCopies(copies: readonly SuperblockVerdict[]): SuperblockVer
     if (found !== undefined) return found;
   }
   return { kind: 'blank' };
-}
-
-function fromHex(text: string): Uint8Array {
-  assert(/^[0-9a-f]{32}$/.test(text), 'an identity is 32 hexadecimal digits');
-  return Uint8Array.from({ length: 16 }, (_, i) => Number.parseInt(text.slice(i * 2, i * 2 + 2), 16));
-}
-
-function toHex(bytes: Uint8Array): string {
-  return Array.from(bytes, byte => byte.toString(16).padStart(2, '0')).join('');
 }

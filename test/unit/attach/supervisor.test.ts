@@ -1,6 +1,5 @@
 /** The supervisor over a simulated kernel, server and clock: nothing here takes real time. */
 import t from 'tap';
-import { ReconnectPolicy } from '../../../src/attach/reconnect-policy.ts';
 import {
   type Connection,
   type SupervisedDevice,
@@ -9,6 +8,7 @@ import {
   type SupervisorReport,
 } from '../../../src/attach/supervisor.ts';
 import type { CancelTimer, Clock } from '../../../src/base/io.ts';
+import { ReconnectPolicy } from '../../../src/base/reconnect-policy.ts';
 import { SimRandom, seedOfRun } from '../../support/sim-random.ts';
 
 const MIB = 2 ** 20;

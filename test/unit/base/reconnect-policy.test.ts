@@ -1,5 +1,5 @@
 import t from 'tap';
-import { ReconnectPolicy } from '../../../src/attach/reconnect-policy.ts';
+import { ReconnectPolicy } from '../../../src/base/reconnect-policy.ts';
 
 t.test('the first try comes at once, later ones after growing pauses of at most a second', t => {
   const policy = new ReconnectPolicy(() => 0.999);

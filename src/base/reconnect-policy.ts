@@ -1,5 +1,5 @@
 /**
- * When to try again to reach a server that is gone. The first try comes at once: a server that was restarted in place is
+ * When to try again to reach a server or a node that is gone. The first try comes at once: what was restarted in place is
  * often back before anybody noticed. Then the pauses grow to a second and stay there: I/O is waiting, and a refused
  * connection costs nobody anything. Half of each pause is chance, so that the devices of a host do not come all at once.
  *
