@@ -121,6 +121,20 @@ export const damagedBlocksMax = 1024;
 /** Damaged blocks of one volume that the status names: the latest. */
 export const damagedBlocksShown = 16;
 
+// --- links between nodes ----------------------------------------------------------------------------------------------
+/** The longest message; any record of the log fits, with its data. */
+export const linkMessageBytesMax = MIB;
+/** One of a connection's three buffers: one receives, one fills with what is to be sent while another is being sent. */
+export const linkBufferBytes = 2 * MIB;
+/** Something is sent at least this often. */
+export const linkHeartbeatMs = 1000;
+/** A connection is given up when nothing has come for so long. */
+export const linkSilenceMs = 5000;
+/** From a connection to the end of its hello. */
+export const linkHelloTimeoutMs = 5000;
+/** Connections whose hello has not come yet: who is there is not known. */
+export const linkGreetingsMax = 64;
+
 export const cacheBytesDefault = 256 * MIB;
 export const cacheBytesMin = 16 * MIB;
 export const columnBytes = 16 * MIB;
@@ -143,3 +157,10 @@ assert(columnBytes % chunkBytesMax === 0, 'a column is whole chunks of any size'
 assert(nbdInlineBytesMax * 2 < nbdReceiveBytes, 'an inline payload fits the receive buffer behind its header');
 assert(nbdInlineBytesMax * 4 < nbdReplyBytes, 'several inline replies fit the reply buffer');
 assert(nbdPayloadBytesMax * 2 <= nbdPayloadPoolBytes, 'the payload pool holds more than one of the largest');
+assert(inlineOpBytesMax * 2 <= linkMessageBytesMax, 'a message holds the record of the largest write');
+assert(
+  bulkChunksMax * (8 + (chunkBytesMax / BLOCK_BYTES) * 4) * 2 <= linkMessageBytesMax,
+  'and the largest bulk record',
+);
+assert(linkMessageBytesMax + 64 * KIB <= linkBufferBytes, 'each buffer of a link takes a message of any length');
+assert(linkSilenceMs >= 3 * linkHeartbeatMs, 'a heartbeat may be late');

@@ -1,13 +1,19 @@
-/** The sockets of the platform, on either ring, TCP and Unix, held to the contract. */
+/** The sockets of the platform, on either ring, TCP and Unix, and the pipe in memory, held to the contract. */
+import { plainRegion } from '../../src/base/memory.ts';
 import type { Stream } from '../../src/nbd-server/stream.ts';
 import type { ListenAddress } from '../../src/platform/io-platform.ts';
 import { createIoPlatform } from '../../src/platform/platform.ts';
+import { MemoryPipe } from '../support/memory-pipe.ts';
 import { IO_KINDS, temporaryFolder } from './io-support.ts';
 import { type StreamsFactory, streamContract } from './stream-contract.ts';
 
 for (const kind of IO_KINDS) {
   for (const family of ['unix', 'tcp'] as const) streamContract(`a ${family} socket on ${kind}`, sockets(kind, family));
 }
+streamContract('a pipe in memory', async () => {
+  const [near, far] = new MemoryPipe({ post: setImmediate }).ends;
+  return { near, far, memory: { allocate: plainRegion }, cleanUp: async () => {} };
+});
 
 function sockets(kind: (typeof IO_KINDS)[number], family: 'unix' | 'tcp'): StreamsFactory {
   return async () => {

@@ -19,12 +19,16 @@ const ALLOWED: Record<string, readonly string[]> = {
   volume: ['base', 'nbd-server', 'oplog', 'index', 'sled'],
   head: ['base', 'nbd-server', 'oplog', 'index', 'sled', 'volume'],
   check: ['base', 'oplog', 'index', 'sled', 'volume', 'head'],
+  link: ['base', 'nbd-server'],
   attach: ['base', 'nbd-server-protocol'],
-  platform: ['base', 'nbd-server-protocol', 'nbd-server', 'oplog', 'index', 'sled', 'attach', 'node:fs', 'bindings'],
+  platform: [
+    ...['base', 'nbd-server-protocol', 'nbd-server', 'oplog', 'index', 'sled', 'link', 'attach'],
+    ...['node:fs', 'bindings'],
+  ],
   admin: ['base', 'nbd-server-protocol', 'platform', 'node:fs', 'bindings'],
   node: [
-    ...['base', 'nbd-server-protocol', 'nbd-server', 'oplog', 'index', 'sled', 'volume', 'head', 'check', 'platform'],
-    ...['node:fs', 'bindings'],
+    ...['base', 'nbd-server-protocol', 'nbd-server', 'oplog', 'index', 'sled', 'volume', 'head', 'check', 'link'],
+    ...['platform', 'node:fs', 'bindings'],
   ],
   bin: ['base', 'nbd-server-protocol', 'attach', 'platform', 'admin', 'node', 'node:fs', 'bindings'],
 };

@@ -1,0 +1,33 @@
+/** Two real links to each other, one dialing and one accepting, over whatever connects them. */
+
+import type { Checksums } from '../../src/base/checksum.ts';
+import { crc32c, crc32cBlocks } from '../../src/base/crc32c.ts';
+import { ReconnectPolicy } from '../../src/base/reconnect-policy.ts';
+import type { LinkIdentity } from '../../src/link/frame.ts';
+import { LinkAcceptor } from '../../src/link/link-acceptor.ts';
+import { PeerLink, type PeerLinkPorts } from '../../src/link/peer-link.ts';
+import type { Stream } from '../../src/nbd-server/stream.ts';
+
+export const CLUSTER = 'c'.repeat(32);
+export const DIALER: LinkIdentity = { cluster: CLUSTER, node: '1'.repeat(32) };
+export const ACCEPTOR: LinkIdentity = { cluster: CLUSTER, node: '2'.repeat(32) };
+
+export const plainChecksums: Checksums = { checksum: crc32c, checksumBlocks: crc32cBlocks };
+
+export const SILENT_LOG = { info() {}, warn() {}, error() {} };
+
+/** `connect` makes a pair of streams: the one is for the side that dials, the other goes to the acceptor. */
+export function linkPair(
+  near: PeerLinkPorts,
+  far: PeerLinkPorts,
+  connect: (accept: (stream: Stream) => void) => Promise<Stream>,
+) {
+  const acceptor = new LinkAcceptor(far, ACCEPTOR);
+  const dial = () => connect(stream => acceptor.accept(stream));
+  const policy = new ReconnectPolicy(() => 0.5);
+  return {
+    acceptor,
+    near: new PeerLink(near, DIALER, ACCEPTOR.node, { dial, policy }),
+    far: acceptor.linkTo(DIALER.node),
+  };
+}
