@@ -126,9 +126,9 @@ export const damagedBlocksShown = 16;
 export const linkMessageBytesMax = MIB;
 /** One of a connection's three buffers: one receives, one fills with what is to be sent while another is being sent. */
 export const linkBufferBytes = 2 * MIB;
-/** Something is sent at least this often. */
+/** Something is sent, or waits to be, at least this often. */
 export const linkHeartbeatMs = 1000;
-/** A connection is given up when nothing has come for so long. */
+/** A connection is given up when nothing has come for so long, or up to a heartbeat longer. */
 export const linkSilenceMs = 5000;
 /** From a connection to the end of its hello. */
 export const linkHelloTimeoutMs = 5000;

@@ -55,7 +55,8 @@ import type { DisconnectReason } from './link.ts';
 const GREETING_BYTES = 4096;
 /** What is sent before the connection is open lies behind what is received. */
 const GREETING_SEND_OFFSET = GREETING_BYTES / 2;
-const SILENT_BEATS_MAX = Math.ceil(linkSilenceMs / linkHeartbeatMs);
+/** The first of them may come right after something was heard. */
+const SILENT_BEATS_MAX = Math.ceil(linkSilenceMs / linkHeartbeatMs) + 1;
 
 export interface StreamLinkPorts {
   readonly turns: Turns;
@@ -105,7 +106,6 @@ export class StreamLink implements TurnTask {
   #paused = false;
   #turnAsked = false;
   #silentBeats = 0;
-  #sentSinceBeat = false;
   #refusal: Refusal = 'foreign-version';
   #cancelTimer: CancelTimer;
 
@@ -315,7 +315,6 @@ export class StreamLink implements TurnTask {
     this.#spare = region;
     this.#filledBytes = 0;
     this.#sending = true;
-    this.#sentSinceBeat = true;
     this.#stream.send(region, 0, length, this.#sent);
     if (!this.#roomWanted) return;
     this.#roomWanted = false;
@@ -343,8 +342,7 @@ export class StreamLink implements TurnTask {
       this.#end('silent');
       return;
     }
-    if (!this.#sentSinceBeat && !this.#sending && this.#filledBytes === 0) this.#put(FrameKind.heartbeat, 0);
-    this.#sentSinceBeat = false;
+    if (!this.#sending && this.#filledBytes === 0) this.#put(FrameKind.heartbeat, 0);
     this.#cancelTimer = this.#ports.clock.after(linkHeartbeatMs, () => this.#beat());
   }
 

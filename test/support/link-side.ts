@@ -16,6 +16,7 @@ export class LinkSide implements LinkHandler {
   /** What the test does when it hears something. */
   onConnected: () => void = () => {};
   onMessage: (message: Uint8Array) => void = () => {};
+  onRoom: () => void = () => {};
   onDisconnected: () => void = () => {};
   #inCall = false;
   #closed = false;
@@ -78,6 +79,7 @@ export class LinkSide implements LinkHandler {
     this.#heard('roomAgain', this.isConnected && this.#fullSeen);
     this.#fullSeen = false;
     this.rooms++;
+    this.onRoom();
   }
 
   disconnected(reason: DisconnectReason): void {

@@ -44,7 +44,7 @@ export const CALM: NetworkFaults = {
 };
 
 const STALL_MS_MAX = 4000;
-export const STRAY_MS_MAX = 3000;
+const STRAY_MS_MAX = 3000;
 /** The two sides hear of a break at most so long after it. */
 const BREAK_MS_MAX = 800;
 const RETRY_MS_MAX = 1000;
@@ -72,6 +72,7 @@ interface Connection {
   readonly number: number;
   /** By the node that sends. */
   readonly ways: ReadonlyMap<string, Way>;
+  isBroken: boolean;
 }
 
 export class SimNetwork {
@@ -131,11 +132,19 @@ export class SimNetwork {
     const connection = this.#links.get(way(near, far))?.connection ?? this.#links.get(way(far, near))?.connection;
     if (connection === undefined) return;
     this.counts.breaks++;
+    connection.isBroken = true;
     this.tell(`connection ${connection.number} breaks`);
     for (const key of [way(near, far), way(far, near)]) {
       const link = this.#links.get(key);
       this.loop.after(this.random.between(0, BREAK_MS_MAX), () => link?.lose(connection, 'failed'));
     }
+  }
+
+  /** Accepted on the connections that there are, and not heard yet. */
+  get waitingBytes(): number {
+    let sum = 0;
+    for (const { connection, near } of this.#links.values()) sum += connection?.ways.get(near)?.bytes ?? 0;
+    return sum;
   }
 
   // --- called by links -------------------------------------------------------------------------------------------------
@@ -207,14 +216,14 @@ export class SimNetwork {
       return;
     }
     const ways = new Map([dialer, other].map(node => [node, emptyWay()]));
-    const connection: Connection = { number: ++this.counts.connections, ways };
+    const connection: Connection = { number: ++this.counts.connections, ways, isBroken: false };
     this.#attempts.add(pair);
     this.loop.after(this.delayMs(), () => {
       const isHere = !this.isCut(dialer, other) && !far.isClosed;
       if (isHere) far.open(connection);
       this.loop.after(this.delayMs(), () => {
         this.#attempts.delete(pair);
-        if (isHere && !this.isCut(other, dialer) && !near.isClosed) {
+        if (isHere && !connection.isBroken && !this.isCut(other, dialer) && !near.isClosed) {
           near.open(connection);
           // The other side may have left it in the meantime: then this is heard of now.
           if (far.connection !== connection) this.left(far, connection);
@@ -222,7 +231,9 @@ export class SimNetwork {
         }
         // The side that dialed waits for an answer until it gives up, and then the other one hears of that.
         this.loop.after(linkHelloTimeoutMs, () => far.lose(connection, 'ended'));
-        if (!near.isClosed) this.connectSoon(near);
+        // It may be another link by now.
+        const again = this.#links.get(way(dialer, other));
+        if (again?.isStarted) this.connectSoon(again);
       });
     });
   }
