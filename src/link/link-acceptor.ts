@@ -1,5 +1,6 @@
 /**
  * The side that is dialed: takes connected streams, hears who is there, and gives the connection to the link to that node.
+ * A hello tells nodes apart and proves nothing: where strangers reach the address, the streams have to come from TLS.
  *
  * Invariants:
  * - At most `linkGreetingsMax` connections whose hello has not come; a stream beyond that is closed at once.

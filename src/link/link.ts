@@ -3,7 +3,7 @@
  * repeats and reorders all that this page allows (`test/support/sim-link.ts`).
  *
  * What a core may rely on (`test/contract` holds every implementation to it):
- * 1. A message arrives whole and unchanged, or not at all, and was sent by the node that the link is to.
+ * 1. A message arrives whole and unchanged, or not at all, and was sent to this node by the one that the link is to.
  * 2. On each side calls alternate: `connected`, `disconnected`, `connected` … Messages arrive, and are accepted, only
  *    between the first and the second of them.
  * 3. What is accepted on one connection arrives in the order of sending, each message once, with none left out before one

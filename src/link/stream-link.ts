@@ -20,6 +20,9 @@
  *
  * Silence is counted in beats of our own timer, and not while paused: a process that was stopped for a minute does not take
  * its own sleep for the other's.
+ *
+ * A message is copied once on each side, into the buffer that fills and out of it by its receiver, and summed once on each.
+ * Measured with both ends in one process over a Unix socket: about 3 GiB/s with messages of 4 KiB and of 64 KiB.
  */
 import { assert } from '../base/assert.ts';
 import type { Checksums } from '../base/checksum.ts';

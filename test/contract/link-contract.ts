@@ -58,12 +58,12 @@ export function linkContract(name: string, make: LinksFactory): void {
     /** Sends until the queue is full and stays so; says how many were accepted. */
     async function fill({ near, settle }: Awaited<ReturnType<typeof connected>>, message: Uint8Array): Promise<number> {
       let accepted = 0;
-      for (let before = -1; accepted > before; ) {
-        before = accepted;
+      // What the system beneath can take goes there first, in its own time.
+      for (let quietRounds = 0; quietRounds < 3; quietRounds++) {
         while (accepted * message.length < HELD_BYTES_MAX && near.send(message) === 'accepted') {
           new DataView(message.buffer).setUint32(0, ++accepted);
+          quietRounds = 0;
         }
-        // What the system beneath can take goes there first.
         await settle();
       }
       return accepted;

@@ -49,7 +49,7 @@ const STRAY_MS_MAX = 3000;
 const BREAK_MS_MAX = 800;
 const RETRY_MS_MAX = 1000;
 
-export interface NetworkOptions {
+interface NetworkOptions {
   /** Of each connection, each way. */
   readonly queueBytes?: number;
   readonly tell?: (line: string) => void;
@@ -78,7 +78,7 @@ interface Connection {
 export class SimNetwork {
   faults: NetworkFaults = CALM;
   /** What took place, to see that it did. */
-  readonly counts = { connections: 0, strays: 0, breaks: 0, silences: 0, fulls: 0, lost: 0 };
+  readonly counts = { connections: 0, halfConnections: 0, strays: 0, breaks: 0, silences: 0, fulls: 0, lost: 0 };
   readonly loop: SimLoop;
   readonly random: SimRandom;
   readonly queueBytes: number;
@@ -229,6 +229,7 @@ export class SimNetwork {
           if (far.connection !== connection) this.left(far, connection);
           return;
         }
+        if (isHere) this.counts.halfConnections++;
         // The side that dialed waits for an answer until it gives up, and then the other one hears of that.
         this.loop.after(linkHelloTimeoutMs, () => far.lose(connection, 'ended'));
         // It may be another link by now.

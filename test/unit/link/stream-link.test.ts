@@ -206,6 +206,18 @@ t.test('a newer connection of the same node replaces the older one', t => {
   t.end();
 });
 
+t.test('a link that is closed when it hears of the end of the older connection takes no newer one', t => {
+  const { connected, side, loop } = setUp();
+  connected();
+  side.onDisconnected = () => side.close();
+  const newer = connected();
+  t.ok(newer.closed);
+  t.equal(side.connects, 1);
+  t.same(side.violations, []);
+  t.equal(loop.timerCount, 0);
+  t.end();
+});
+
 t.test('messages of a turn leave in one send', t => {
   const { connected, side, loop } = setUp();
   const stream = connected();
