@@ -13,8 +13,8 @@ import { performance } from 'node:perf_hooks';
 import { parseArgs } from 'node:util';
 import type { IoRequest } from '../../src/base/io.ts';
 import type { Region } from '../../src/base/memory.ts';
+import type { Stream } from '../../src/base/stream.ts';
 import { BLOCK_BYTES, MIB } from '../../src/base/units.ts';
-import type { Stream } from '../../src/nbd-server/stream.ts';
 import type { IoKind, IoPlatform, PlatformFile } from '../../src/platform/io-platform.ts';
 import { createIoPlatform } from '../../src/platform/platform.ts';
 

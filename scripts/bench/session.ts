@@ -5,10 +5,10 @@
  */
 import type { CancelTimer, Clock, IoRequest, Turns, TurnTask } from '../../src/base/io.ts';
 import { plainRegion, type Region } from '../../src/base/memory.ts';
+import type { Stream } from '../../src/base/stream.ts';
 import { MIB } from '../../src/base/units.ts';
 import type { ExportedVolume, ExportTable, VolumeRequest } from '../../src/nbd-server/exported-volume.ts';
 import { NbdServer } from '../../src/nbd-server/server.ts';
-import type { Stream } from '../../src/nbd-server/stream.ts';
 import * as nbd from '../../src/nbd-server-protocol/index.ts';
 
 const DEPTH = 64;

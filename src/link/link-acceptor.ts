@@ -8,7 +8,7 @@
  */
 import { assert } from '../base/assert.ts';
 import { linkGreetingsMax } from '../base/limits.ts';
-import type { Stream } from '../nbd-server/stream.ts';
+import type { Stream } from '../base/stream.ts';
 import type { LinkIdentity } from './frame.ts';
 import { PeerLink, type PeerLinkPorts } from './peer-link.ts';
 import { type ConnectionEnd, type ConnectionOwner, type Greeter, StreamLink } from './stream-link.ts';

@@ -10,9 +10,9 @@
  */
 import { assert } from '../base/assert.ts';
 import type { CancelTimer } from '../base/io.ts';
+import type { Logger } from '../base/logger.ts';
 import type { ReconnectPolicy } from '../base/reconnect-policy.ts';
-import type { Logger } from '../nbd-server/logger.ts';
-import type { Stream } from '../nbd-server/stream.ts';
+import type { Stream } from '../base/stream.ts';
 import type { LinkIdentity } from './frame.ts';
 import type { DisconnectReason, Link, LinkHandler, SendResult } from './link.ts';
 import {

@@ -35,8 +35,8 @@ import {
   linkSilenceMs,
 } from '../base/limits.ts';
 import type { Region, RegionSource } from '../base/memory.ts';
-import { ReceiveBuffer } from '../nbd-server/receive-buffer.ts';
-import type { Stream } from '../nbd-server/stream.ts';
+import { ReceiveBuffer } from '../base/receive-buffer.ts';
+import type { Stream } from '../base/stream.ts';
 import {
   emptyFrame,
   FRAME_HEADER_BYTES,

@@ -14,8 +14,8 @@
 import { assert } from '../base/assert.ts';
 import type { IoRequest } from '../base/io.ts';
 import type { Region } from '../base/memory.ts';
+import type { Stream } from '../base/stream.ts';
 import type { PayloadPool } from './payload-pool.ts';
-import type { Stream } from './stream.ts';
 
 /** One send is at most this, so that a slow client is seen to make progress. */
 const SEND_BYTES_MAX = 1024 * 1024;

@@ -8,16 +8,16 @@
  */
 import type { CancelTimer, Clock, Turns } from '../base/io.ts';
 import { nbdConnectionsMax, nbdPayloadPoolBytes } from '../base/limits.ts';
+import type { Logger } from '../base/logger.ts';
 import type { RegionSource } from '../base/memory.ts';
+import type { Stream } from '../base/stream.ts';
 import type { ExportedVolume, ExportTable } from './exported-volume.ts';
 import type { HandshakePorts } from './handshake.ts';
-import type { Logger } from './logger.ts';
 import { MetaContextRegistry, type MetaContextSource } from './meta-context.ts';
 import { PayloadPool } from './payload-pool.ts';
 import { Session, type SessionPorts, STALL_TIMEOUT_MS } from './session.ts';
 import { SessionMemoryPool } from './session-memory.ts';
 import { type ServerSnapshot, ServerStatistics } from './statistics.ts';
-import type { Stream } from './stream.ts';
 
 export interface ServerTls {
   /** `forced`: nothing is served in clear. `selective`: only what `tlsOnly` names needs TLS. */

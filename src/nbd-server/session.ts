@@ -20,15 +20,15 @@
 import { assert } from '../base/assert.ts';
 import type { CancelTimer, Clock, IoRequest, Turns, TurnTask } from '../base/io.ts';
 import { nbdHandshakeTimeoutMs } from '../base/limits.ts';
+import type { Logger } from '../base/logger.ts';
+import { ReceiveBuffer } from '../base/receive-buffer.ts';
+import type { Stream } from '../base/stream.ts';
 import type { ExportTable, SessionHandle } from './exported-volume.ts';
 import { type Agreement, Handshake, type HandshakePorts } from './handshake.ts';
-import type { Logger } from './logger.ts';
 import type { PayloadPool } from './payload-pool.ts';
-import { ReceiveBuffer } from './receive-buffer.ts';
 import { ReplyQueue, type ReplyQueueOwner } from './reply-queue.ts';
 import type { SessionMemory } from './session-memory.ts';
 import type { ConnectionSnapshot, ServerStatistics } from './statistics.ts';
-import type { Stream } from './stream.ts';
 import {
   BLOCKED,
   DISCONNECT,

@@ -13,11 +13,11 @@
 import { assert } from '../base/assert.ts';
 import { nbdExtentsMax, nbdInlineBytesMax, nbdPayloadBytesMax, nbdRequestsInFlightMax } from '../base/limits.ts';
 import type { Region } from '../base/memory.ts';
+import type { ReceiveBuffer } from '../base/receive-buffer.ts';
 import * as nbd from '../nbd-server-protocol/index.ts';
 import type { ExportedVolume, VolumeCommand } from './exported-volume.ts';
 import type { Agreement } from './handshake.ts';
 import type { PayloadPool, PoolWaiter } from './payload-pool.ts';
-import type { ReceiveBuffer } from './receive-buffer.ts';
 import { type Refusal, refusalOfErrno } from './refusal.ts';
 import type { ReplyQueue } from './reply-queue.ts';
 import { BARE_REPLY_BYTES, ReplyWriter, smallReadReplyBytes } from './reply-writer.ts';

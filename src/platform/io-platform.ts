@@ -4,7 +4,7 @@
  */
 import type { BlockFile, Clock, Turns } from '../base/io.ts';
 import type { RegionSource } from '../base/memory.ts';
-import type { Stream } from '../nbd-server/stream.ts';
+import type { Stream } from '../base/stream.ts';
 
 export type IoKind = 'io_uring' | 'threads';
 

@@ -7,7 +7,7 @@ import { SledgeError } from '../base/errors.ts';
 import type { CancelTimer, TurnTask } from '../base/io.ts';
 import { ringEntries } from '../base/limits.ts';
 import type { Region } from '../base/memory.ts';
-import type { Stream } from '../nbd-server/stream.ts';
+import type { Stream } from '../base/stream.ts';
 import { addon, KERNEL_RING, THREAD_RING } from './addon.ts';
 import { allocateRegion } from './io-memory.ts';
 import type { IoKind, IoPlatform, ListenAddress, Listener, OpenFileOptions, PlatformFile } from './io-platform.ts';

@@ -7,7 +7,7 @@
 import { lstatSync, rmSync, type Stats } from 'node:fs';
 import { assert } from '../base/assert.ts';
 import { ECANCELED } from '../base/errno.ts';
-import type { Stream } from '../nbd-server/stream.ts';
+import type { Stream } from '../base/stream.ts';
 import { addon } from './addon.ts';
 import type { ListenAddress, Listener } from './io-platform.ts';
 import type { OpenThings } from './open-things.ts';

@@ -13,7 +13,7 @@ import { assert } from '../base/assert.ts';
 import { ECANCELED, ECONNRESET } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import type { Region } from '../base/memory.ts';
-import type { Stream } from '../nbd-server/stream.ts';
+import type { Stream } from '../base/stream.ts';
 import type { TlsMaterial } from './tls.ts';
 
 /** How long the last bytes may take to leave when a stream is closed after its shutdown. */

@@ -7,7 +7,7 @@ import { connect as connectTls } from 'node:tls';
 import t from 'tap';
 import type { IoRequest } from '../../src/base/io.ts';
 import type { Region } from '../../src/base/memory.ts';
-import type { Stream } from '../../src/nbd-server/stream.ts';
+import type { Stream } from '../../src/base/stream.ts';
 import type { ListenAddress } from '../../src/platform/io-platform.ts';
 import { createIoPlatform } from '../../src/platform/platform.ts';
 import { detachStream } from '../../src/platform/ring-stream.ts';

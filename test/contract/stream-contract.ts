@@ -5,8 +5,8 @@
  */
 import t from 'tap';
 import type { Region, RegionSource } from '../../src/base/memory.ts';
+import type { Stream } from '../../src/base/stream.ts';
 import { KIB, MIB } from '../../src/base/units.ts';
-import type { Stream } from '../../src/nbd-server/stream.ts';
 import { io, randomFrom, sleep, testSeed } from './io-support.ts';
 
 export interface StreamsUnderTest {

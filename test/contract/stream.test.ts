@@ -1,6 +1,6 @@
 /** The sockets of the platform, on either ring, TCP and Unix, and the pipe in memory, held to the contract. */
 import { plainRegion } from '../../src/base/memory.ts';
-import type { Stream } from '../../src/nbd-server/stream.ts';
+import type { Stream } from '../../src/base/stream.ts';
 import type { ListenAddress } from '../../src/platform/io-platform.ts';
 import { createIoPlatform } from '../../src/platform/platform.ts';
 import { MemoryPipe } from '../support/memory-pipe.ts';

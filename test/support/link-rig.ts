@@ -3,10 +3,10 @@
 import type { Checksums } from '../../src/base/checksum.ts';
 import { crc32c, crc32cBlocks } from '../../src/base/crc32c.ts';
 import { ReconnectPolicy } from '../../src/base/reconnect-policy.ts';
+import type { Stream } from '../../src/base/stream.ts';
 import { FRAME_HEADER_BYTES, type FrameKind, type LinkIdentity, sealFrame } from '../../src/link/frame.ts';
 import { LinkAcceptor } from '../../src/link/link-acceptor.ts';
 import { PeerLink, type PeerLinkPorts } from '../../src/link/peer-link.ts';
-import type { Stream } from '../../src/nbd-server/stream.ts';
 
 export const CLUSTER = 'c'.repeat(32);
 export const DIALER: LinkIdentity = { cluster: CLUSTER, node: '1'.repeat(32) };

@@ -6,8 +6,8 @@ import { assert } from '../../src/base/assert.ts';
 import { ECANCELED, ECONNRESET } from '../../src/base/errno.ts';
 import type { IoRequest } from '../../src/base/io.ts';
 import type { Region } from '../../src/base/memory.ts';
+import type { Stream } from '../../src/base/stream.ts';
 import { KIB } from '../../src/base/units.ts';
-import type { Stream } from '../../src/nbd-server/stream.ts';
 
 const CAPACITY_BYTES = 256 * KIB;
 

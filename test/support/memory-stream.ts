@@ -6,7 +6,7 @@ import { assert } from '../../src/base/assert.ts';
 import { ECANCELED, ECONNRESET } from '../../src/base/errno.ts';
 import type { IoRequest } from '../../src/base/io.ts';
 import type { Region } from '../../src/base/memory.ts';
-import type { Stream } from '../../src/nbd-server/stream.ts';
+import type { Stream } from '../../src/base/stream.ts';
 import type { MemoryLoop } from './memory-loop.ts';
 
 interface Pending {

@@ -19,7 +19,7 @@ const ALLOWED: Record<string, readonly string[]> = {
   volume: ['base', 'nbd-server', 'oplog', 'index', 'sled'],
   head: ['base', 'nbd-server', 'oplog', 'index', 'sled', 'volume'],
   check: ['base', 'oplog', 'index', 'sled', 'volume', 'head'],
-  link: ['base', 'nbd-server'],
+  link: ['base'],
   attach: ['base', 'nbd-server-protocol'],
   platform: [
     ...['base', 'nbd-server-protocol', 'nbd-server', 'oplog', 'index', 'sled', 'link', 'attach'],

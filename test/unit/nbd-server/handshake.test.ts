@@ -5,7 +5,7 @@
  */
 import t, { type Test } from 'tap';
 import { nbdHandshakeTimeoutMs, nbdOptionBytesMax, nbdOptionsPerHandshakeMax } from '../../../src/base/limits.ts';
-import type { Stream } from '../../../src/nbd-server/stream.ts';
+import type { Stream } from '../../../src/base/stream.ts';
 import * as nbd from '../../../src/nbd-server-protocol/index.ts';
 import { MemoryStream } from '../../support/memory-stream.ts';
 import { MemoryVolume } from '../../support/memory-volume.ts';

@@ -1,8 +1,9 @@
 /** A server in memory with a client at hand, for the tests of this folder and the fuzz test. */
+
+import type { Logger } from '../../../src/base/logger.ts';
 import { plainRegion, type RegionSource } from '../../../src/base/memory.ts';
 import { MIB } from '../../../src/base/units.ts';
 import type { ExportedVolume } from '../../../src/nbd-server/exported-volume.ts';
-import type { Logger } from '../../../src/nbd-server/logger.ts';
 import { NbdServer, type NbdServerOptions } from '../../../src/nbd-server/server.ts';
 import * as nbd from '../../../src/nbd-server-protocol/index.ts';
 import { MemoryLoop } from '../../support/memory-loop.ts';

@@ -5,7 +5,7 @@ import { connect as connectPlain } from 'node:net';
 import { join } from 'node:path';
 import { connect as connectTls } from 'node:tls';
 import t from 'tap';
-import type { Stream } from '../../../src/nbd-server/stream.ts';
+import type { Stream } from '../../../src/base/stream.ts';
 import { createIoPlatform } from '../../../src/platform/platform.ts';
 import { detachStream } from '../../../src/platform/ring-stream.ts';
 import { loadTlsMaterial } from '../../../src/platform/tls.ts';

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls';
 import t from 'tap';
 import { plainRegion, type Region } from '../../../src/base/memory.ts';
-import type { Stream } from '../../../src/nbd-server/stream.ts';
+import type { Stream } from '../../../src/base/stream.ts';
 import { createIoPlatform } from '../../../src/platform/platform.ts';
 import { detachStream } from '../../../src/platform/ring-stream.ts';
 import { loadTlsMaterial, type TlsMaterial } from '../../../src/platform/tls.ts';

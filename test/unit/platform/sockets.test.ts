@@ -5,7 +5,7 @@ import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { createServer, connect as nodeConnect, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import t from 'tap';
-import type { Stream } from '../../../src/nbd-server/stream.ts';
+import type { Stream } from '../../../src/base/stream.ts';
 import { addon } from '../../../src/platform/addon.ts';
 import type { IoPlatform, ListenAddress, Listener } from '../../../src/platform/io-platform.ts';
 import { createIoPlatform } from '../../../src/platform/platform.ts';

@@ -1,15 +1,15 @@
 /**
- * A connected byte stream as a session sees it: plain sockets on the ring, TLS on Node's streams, memory in tests.
+ * A connected byte stream as sessions and links see it: plain sockets on the ring, TLS on Node's streams, memory in tests.
  *
- * Rules that every implementation keeps (`test/contract` holds them to it), besides those of `base/io.ts`:
+ * Rules that every implementation keeps (`test/contract` holds them to it), besides those of `io.ts`:
  * - At most one `receive` and one `send` are under way at a time.
  * - `receive` completes with the count of bytes that arrived (1 to `length`), 0 at the end of the stream, or -errno.
  * - `send` completes when the last byte was handed on (`length`), or with -errno; it never completes short.
  * - `close` may be called at any time, once: what is under way then completes with a negative errno, soon. Nothing that
  *   was sent before is taken back.
  */
-import type { IoRequest } from '../base/io.ts';
-import type { Region } from '../base/memory.ts';
+import type { IoRequest } from './io.ts';
+import type { Region } from './memory.ts';
 
 export interface Stream {
   /** For the log and the status page: `unix`, `127.0.0.1:51234`. */

@@ -1,5 +1,5 @@
 /** What a connection has received and not yet consumed: the bytes from `start` to `end` of its receive region. */
-import type { Region } from '../base/memory.ts';
+import type { Region } from './memory.ts';
 
 /** With less room than this behind `end`, what is left moves to the front before the next receive. */
 const ROOM_BYTES_MIN = 64 * 1024;
