@@ -38,6 +38,7 @@ const GROUPS: readonly Group[] = [
   { name: 'sim', timeoutSeconds: 180, alone: false, fast: true, io: 'default' },
   { name: 'fuzz', timeoutSeconds: 180, alone: false, fast: false, io: 'default' },
   { name: 'integration', timeoutSeconds: 180, alone: false, fast: true, io: 'each' },
+  { name: 'tools', timeoutSeconds: 180, alone: false, fast: true, io: 'default' },
   { name: 'damage', timeoutSeconds: 180, alone: false, fast: false, io: 'default' },
   { name: 'interop', timeoutSeconds: 300, alone: true, fast: false, io: 'default' },
   { name: 'kernel', timeoutSeconds: 600, alone: true, fast: false, io: 'default' },

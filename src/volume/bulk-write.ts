@@ -13,7 +13,7 @@ import type { BlockNumber } from '../base/units.ts';
 import type { BulkChunk, OpOwner } from '../oplog/logged-op.ts';
 import { bulkRecordBytes } from '../oplog/record.ts';
 import type { Volume } from './volume.ts';
-import type { RoomWaiter, WriteQueue } from './write-ports.ts';
+import { type RoomWaiter, WAITS, type WriteQueue } from './write-ports.ts';
 
 export class BulkWrite implements IoRequest, RoomWaiter {
   readonly #writer: WriteQueue;
@@ -75,15 +75,10 @@ export class BulkWrite implements IoRequest, RoomWaiter {
   tryAppend(): boolean {
     const { log } = this.#writer.ports;
     const volume = this.#volume;
-    let refusal = this.#writer.refusal('data');
-    if (refusal === 0) {
-      const bytes = bulkRecordBytes(this.#count, volume.blocksPerChunk);
-      const admission = this.#writer.admit(bytes, this.#count, this);
-      if (admission === 'waits') return false;
-      if (admission === 'refused') refusal = ENOSPC;
-    }
-    if (refusal !== 0) {
-      this.#fail(refusal);
+    const errno = this.#writer.admitData(bulkRecordBytes(this.#count, volume.blocksPerChunk), this.#count, this);
+    if (errno === WAITS) return false;
+    if (errno !== 0) {
+      this.#fail(errno);
       return true;
     }
     const op = volume.takeOpNumber();

@@ -3,14 +3,14 @@
  * The caller holds the block's lock, so that nothing is appended for it in between; it is given free here.
  */
 import type { BufferWaiter } from '../base/bounce-pool.ts';
-import { EIO, ENOSPC } from '../base/errno.ts';
+import { EIO } from '../base/errno.ts';
 import type { BlockNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { OpOwner } from '../oplog/logged-op.ts';
 import { writeRecordBytes } from '../oplog/record.ts';
 import type { Span, SpanOwner } from './span.ts';
 import type { Volume } from './volume.ts';
-import type { CommitWaiter, RoomWaiter, WriteQueue } from './write-ports.ts';
+import { type CommitWaiter, type RoomWaiter, WAITS, type WriteQueue } from './write-ports.ts';
 
 export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, SpanOwner {
   readonly #writer: WriteQueue;
@@ -90,14 +90,10 @@ export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, Spa
 
   tryAppend(): boolean {
     const { log, reads } = this.#writer.ports;
-    let refusal = this.#writer.refusal('data');
-    if (refusal === 0) {
-      const admission = this.#writer.admit(writeRecordBytes(1), 1, this);
-      if (admission === 'waits') return false;
-      if (admission === 'refused') refusal = ENOSPC;
-    }
-    if (refusal !== 0) {
-      this.#finish(refusal);
+    const errno = this.#writer.admitData(writeRecordBytes(1), 1, this);
+    if (errno === WAITS) return false;
+    if (errno !== 0) {
+      this.#finish(errno);
       return true;
     }
     const volume = this.#volume;

@@ -79,6 +79,9 @@ export type Change = 'data' | 'zeroes' | 'trim';
 /** `refused`: for want of space, and nothing is under way that could bring some. */
 export type Admission = 'admitted' | 'waits' | 'refused';
 
+/** Of `admitData`, which else gives an errno. */
+export const WAITS = -1;
+
 /** Waits until its next record fits. */
 export interface RoomWaiter {
   /** Tries again; true when it does not wait for room any more, whatever became of it. */
@@ -100,6 +103,8 @@ export interface WriteQueue {
    * reserved. Those who wait already come first: `waiter` is the one that asks, if it is one of them.
    */
   admit(recordBytes: number, rows: number, waiter: RoomWaiter | undefined): Admission;
+  /** The same for data that is ready to go, and may have become unwelcome meanwhile: 0, `WAITS`, or the errno for it. */
+  admitData(recordBytes: number, rows: number, waiter: RoomWaiter): number;
   waitForRoom(waiter: RoomWaiter): void;
   waitForCommit(waiter: CommitWaiter): void;
 }

@@ -20,7 +20,15 @@ import type { OpOwner } from '../oplog/logged-op.ts';
 import { RECORD_HEADER_BYTES, RecordKind, writeRecordBytes } from '../oplog/record.ts';
 import type { Volume } from './volume.ts';
 import { WriteJob } from './write-job.ts';
-import type { Admission, Change, CommitWaiter, RoomWaiter, WritePorts, WriteQueue } from './write-ports.ts';
+import {
+  type Admission,
+  type Change,
+  type CommitWaiter,
+  type RoomWaiter,
+  WAITS,
+  type WritePorts,
+  type WriteQueue,
+} from './write-ports.ts';
 
 const REFUSAL_FILL: Readonly<Record<Change, number>> = {
   data: fullRefusalFill,
@@ -121,6 +129,14 @@ export class Writer implements WriteQueue {
     this.ports.roomWanted();
     // What is under way has reserved more rows than it may come to need.
     return this.ports.storageIsFull && log.committedEnd === log.appendedEnd ? 'refused' : 'waits';
+  }
+
+  admitData(recordBytes: number, rows: number, waiter: RoomWaiter): number {
+    const refusal = this.refusal('data');
+    if (refusal !== 0) return refusal;
+    const admission = this.admit(recordBytes, rows, waiter);
+    if (admission === 'waits') return WAITS;
+    return admission === 'refused' ? ENOSPC : 0;
   }
 
   waitForRoom(waiter: RoomWaiter): void {

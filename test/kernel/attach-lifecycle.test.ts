@@ -2,7 +2,7 @@
  * `sledge attach` and `sledge detach` as a user meets them: what is refused and why, a supervisor that dies and another one
  * that takes over, TLS, and that nothing is left behind, however often.
  *
- * SLEDGE_TEST_LONG=1 attaches and detaches a hundred times instead of twenty.
+ * SLEDGE_TEST_LONG=1 attaches and detaches a hundred times instead of ten.
  */
 import { existsSync, mkdirSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
