@@ -1,5 +1,5 @@
 /**
- * `scripts/crash-loop [--rounds N] [--seed N] [--size SIZE] [--io KIND] [--directory DIR]`: the rounds of
+ * `scripts/crash-loop [--rounds N] [--seed N] [--size SIZE] [--full-log] [--io KIND] [--directory DIR]`: the rounds of
  * `test/integration/crash.test.ts` for as long as one likes. Ends with 0 when every block was what it may be; else it
  * says what was not, and leaves the data where it is.
  */
@@ -9,6 +9,8 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parseBytes } from '../src/base/units.ts';
 import { runCrashRounds } from '../test/support/crash-rounds.ts';
+import { sledgeJson } from '../test/support/server-process.ts';
+import { fillLog } from './bench/nbd-load.ts';
 
 const HELP = `Usage: scripts/crash-loop [OPTION]...
 
@@ -18,6 +20,7 @@ again and checks every block against what may be there. Once more, and again.
   --rounds N        how many times (default 100)
   --seed N          the choices of an earlier run; the kernel's timing is not part of them
   --size SIZE       of the volume (default 64MiB)
+  --full-log        a log of the default length, and full before each kill: how long does recovery take?
   --io KIND         io_uring or threads (default: what the server takes by itself)
   --directory DIR   where the data lies (default: a new directory, removed when all went well)
 `;
@@ -27,11 +30,17 @@ const { values } = parseArgs({
     rounds: { type: 'string', default: '100' },
     seed: { type: 'string' },
     size: { type: 'string', default: '64MiB' },
+    'full-log': { type: 'boolean' },
     io: { type: 'string' },
     directory: { type: 'string' },
     help: { type: 'boolean', short: 'h' },
   },
 });
+
+/** Near the most that a log holds. */
+const FULL_SHARE = 0.7;
+const FILL_SECONDS = 3;
+const TRIES_MAX = 5;
 
 process.exitCode = await main();
 
@@ -60,13 +69,32 @@ async function main(): Promise<number> {
       rounds,
       volumeBytes,
       budgetMs: Number.POSITIVE_INFINITY,
+      ...(values['full-log'] && { fillLog: uri => fillToTheBrim(join(directory, 'data'), uri) }),
       report: line => console.log(line),
     });
     for (const problem of result.problems) console.log(`WRONG: ${problem}`);
+    console.log(`recovery: ${spread(result.recoveryMs)} ms`);
     console.log(`${result.rounds} rounds, ${result.answered} requests answered, ${result.problems.length} problems`);
     if (result.problems.length === 0 && values.directory === undefined) rmSync(directory, { recursive: true });
     return result.problems.length === 0 ? 0 : 1;
   } finally {
     for (const cleanup of cleanups) await cleanup();
   }
+}
+
+/** Until the log holds as much as it ever does: writers are slowed down so that it is never quite full. */
+async function fillToTheBrim(dataDirectory: string, uri: string): Promise<void> {
+  for (let tries = 0; tries < TRIES_MAX; tries++) {
+    await fillLog(uri, FILL_SECONDS);
+    const { log } = (await sledgeJson(dataDirectory, 'status')) as { log: { usedBytes: number; limitBytes: number } };
+    const share = log.usedBytes / log.limitBytes;
+    console.log(`log ${Math.round(100 * share)} % full`);
+    if (share >= FULL_SHARE) return;
+  }
+}
+
+function spread(values: readonly number[]): string {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (share: number) => Math.round(sorted[Math.ceil(share * sorted.length) - 1]);
+  return `median ${at(0.5)}, p99 ${at(0.99)}, longest ${at(1)}`;
 }

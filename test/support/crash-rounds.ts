@@ -1,9 +1,10 @@
 /**
  * Rounds of: a server under load over several connections, SIGKILL at a random moment, a new server on the same data,
- * and the oracle's verdict on every cell; `sledge check` has no fault to find in between. Run by the integration test and, for as long as one likes, by
- * `scripts/crash-loop`.
+ * and the oracle's verdict on every cell; `sledge check` has no fault to find in between. Run by the integration test and,
+ * for as long as one likes, by `scripts/crash-loop`.
  */
 import { join } from 'node:path';
+import { GIB } from '../../src/base/units.ts';
 import { checkDirectory } from '../../src/node/check-directory.ts';
 import { Oracle, OracleClock } from './oracle.ts';
 import { OracleClient } from './oracle-client.ts';
@@ -15,6 +16,8 @@ export interface CrashRoundsOptions {
   readonly seed: number;
   readonly rounds: number;
   readonly volumeBytes: number;
+  /** Writes to a volume of `ballastBytes` beside it until the log, of the default length, is full: before each kill. */
+  readonly fillLog?: (uri: string) => Promise<void>;
   /** Rounds end early when this is over. */
   readonly budgetMs: number;
   report(line: string): void;
@@ -33,18 +36,27 @@ interface Cleaner {
 }
 
 const CONNECTIONS = 3;
+const ballastBytes = 4 * GIB;
 
 export async function runCrashRounds(test: Cleaner, options: CrashRoundsOptions): Promise<CrashRoundsResult> {
   const random = new SimRandom(options.seed);
   const oracle = new Oracle(512, options.seed, 'process', new OracleClock());
   const dataDirectory = join(options.directory, 'data');
   const socketPath = join(options.directory, 'nbd.sock');
+  const { fillLog } = options;
+  const device = join(options.directory, 'device');
   const serverOptions: ServerOptions = {
     engine: 'sledge',
     dataDirectory,
-    volumes: [{ name: 'vol', sizeBytes: options.volumeBytes }],
+    volumes: [
+      { name: 'vol', sizeBytes: options.volumeBytes },
+      ...(fillLog === undefined ? [] : [{ name: 'ballast', sizeBytes: ballastBytes }]),
+    ],
     unix: socketPath,
-    sledgeArguments: ['--log', '64MiB', '--cache', '16MiB', '--device', `${join(options.directory, 'device')}:512MiB`],
+    sledgeArguments: [
+      ...['--cache', '16MiB'],
+      ...(fillLog === undefined ? ['--log', '64MiB', '--device', `${device}:512MiB`] : ['--device', `${device}:8GiB`]),
+    ],
   };
   const restartMs: number[] = [];
   const recoveryMs: number[] = [];
@@ -60,6 +72,7 @@ export async function runCrashRounds(test: Cleaner, options: CrashRoundsOptions)
     for (const client of clients) client.run();
     const loadMs = random.oneOf([30, 200, 600, 1200]) + random.below(300);
     await sleep(loadMs);
+    await fillLog?.(server.uriOf('ballast'));
     // A graceful stop now and then, so that what it leaves behind is tried too.
     if (random.chance(6)) await server.stop();
     else await server.kill();
