@@ -184,8 +184,15 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     name: 'device-sync-covers-later-writes',
     breaks: 'A sync of a device counts for writes that ended while it was under way.',
     file: SLED,
-    find: 'device.file.sync({ ioCompleted: result => this.#synced(device, writeCount, result) });',
+    find: 'ioCompleted: result => this.#synced(device, writeCount, begunMs, result) });',
     replacement:
-      'device.file.sync({ ioCompleted: result => this.#synced(device, writeCount - writeCount + device.writeCount, result) });',
+      'ioCompleted: result => this.#synced(device, writeCount - writeCount + device.writeCount, begunMs, result) });',
+  },
+  {
+    name: 'secured-data-not-synced',
+    breaks: 'Data on a slow device is named by the log before it is durable, and no flush waits for it.',
+    file: SLED,
+    find: 'this.#begin([...lagging], request);',
+    replacement: 'queueMicrotask(() => request.ioCompleted(0));',
   },
 ];

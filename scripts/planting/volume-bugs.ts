@@ -54,7 +54,7 @@ export const VOLUME_BUGS: readonly PlantedBug[] = [
     name: 'bulk-write-not-reported',
     breaks: 'Nobody tells the sled that bulk data was written, so that no sync covers it.',
     file: BULK,
-    find: 'if (this.#region !== undefined) for (const chunk of this.#chunks) storage.wrote(chunk.location);',
+    find: 'for (const chunk of this.#chunks) storage.wrote(chunk.location);',
     replacement: '',
   },
   {

@@ -48,6 +48,8 @@ export const ringEntries = 4096;
 // --- log, cache, devices ---------------------------------------------------------------------------------------------
 export const logBytesDefault = 2 * GIB;
 export const logBytesMin = 64 * MIB;
+/** A device that takes longer to sync is waited for by those who write to it, and not by everybody who flushes. */
+export const laggingSyncMs = 500;
 /** A log is cut and used again in segments of this length. */
 export const logSegmentBytes = 16 * MIB;
 /** With fewer a node does not start: one fills while another is made or destaged. */

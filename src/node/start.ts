@@ -165,7 +165,7 @@ function newHead(
   events: HeadEvents,
   bounce: BouncePool,
 ): Head {
-  const sled = new Sled();
+  const sled = new Sled(platform);
   const slots = new SlotAllocator();
   for (const device of devices) {
     sled.add(device);

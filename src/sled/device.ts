@@ -60,6 +60,8 @@ export class Device {
   syncedCount = 0;
   /** `writeCount` at the last write that the log relies on. */
   reliedCount = 1;
+  /** What the longest of its latest syncs took. */
+  syncMs = 0;
   readonly #superblock: Superblock;
 
   constructor(path: string, file: DeviceFile, superblock: Superblock) {

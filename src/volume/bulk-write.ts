@@ -2,6 +2,9 @@
  * Writes whole chunks: the data goes to fresh slots, and when it is there a record that names them is appended. The data
  * is so written once, and a crash in between leaves the old chunks as they were. The caller holds the chunks' lock, so
  * that nothing is appended for them in between; it is given free here.
+ *
+ * A flush waits for the devices that records name. Where one takes long to sync, this waits for it instead, before there is
+ * a record: a device that is slow is slow for those who write to it.
  */
 import { assert } from '../base/assert.ts';
 import { takeSums } from '../base/checksum.ts';
@@ -27,6 +30,8 @@ export class BulkWrite implements IoRequest, RoomWaiter {
   readonly #chunks: BulkChunk[] = [];
   #pending = 1;
   #errno = 0;
+  /** The data was written, and on a device that takes long to sync it was synced or is. */
+  #isSecure = false;
 
   /** `count` chunks from block `first` on become what lies in `region`, or allocated zeroes without one. */
   constructor(
@@ -111,11 +116,16 @@ export class BulkWrite implements IoRequest, RoomWaiter {
     if (--this.#pending > 0) return;
     const { storage } = this.#writer.ports;
     if (this.#errno !== 0) {
-      if (this.#errno === EIO) storage.writeFailed(this.#chunks[0].location);
+      if (this.#errno === EIO && !this.#isSecure) storage.writeFailed(this.#chunks[0].location);
       this.#fail(this.#errno);
       return;
     }
-    if (this.#region !== undefined) for (const chunk of this.#chunks) storage.wrote(chunk.location);
+    if (this.#region !== undefined && !this.#isSecure) {
+      this.#isSecure = true;
+      this.#pending = 1;
+      if (storage.secure(this.#chunks, this)) return;
+      for (const chunk of this.#chunks) storage.wrote(chunk.location);
+    }
     if (!this.tryAppend()) this.#writer.waitForRoom(this);
   }
 

@@ -47,6 +47,8 @@ export interface StorageWrites {
   write(location: Location, region: Region, offset: number, length: number, request: IoRequest): void;
   /** A write has completed: the next sync has to cover it. */
   wrote(location: Location): void;
+  /** In place of that, where the device takes long to sync: true if `request` completes with the sync (see sled.ts). */
+  secure(written: readonly { readonly location: Location }[], request: IoRequest): boolean;
   writeFailed(location: Location): void;
 }
 

@@ -29,7 +29,7 @@ t.test('a sync of the devices waits for the one that somebody else has begun', a
     columnCount: 1,
     serial: 1,
   };
-  const sled = new Sled();
+  const sled = new Sled(loop);
   sled.add(new Device('/sim', file, superblock));
   await loop.until(completion(request => sled.syncData(request)));
 

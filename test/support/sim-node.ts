@@ -288,7 +288,7 @@ export class SimNode {
 
   #newHead(index: MemoryIndex, regions: SimRegions, bounce: BouncePool): Head {
     const { options } = this;
-    const sled = new Sled();
+    const sled = new Sled(this.loop);
     const slots = new SlotAllocator();
     for (const [number, file] of this.devices.entries()) {
       const device = new Device(`/sim/${number}`, file, {

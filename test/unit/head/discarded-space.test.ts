@@ -15,7 +15,7 @@ const CHUNK = 64 * KIB;
 
 function rig() {
   const loop = new MemoryLoop();
-  const sled = new Sled();
+  const sled = new Sled(loop);
   const files = [0, 1].map(number => {
     const file = new ControlledFile(loop, MIB + 256 * MIB);
     const identity = { node: '0'.repeat(32), device: String(number).repeat(32), number };

@@ -173,7 +173,7 @@ export class HeadRig {
     };
     const bounce = new BouncePool(regions, 16);
     const newHead = () => {
-      const sled = new Sled();
+      const sled = new Sled(loop);
       const slots = new SlotAllocator();
       sled.add(device);
       slots.addDevice(device);

@@ -2,6 +2,7 @@
 import t from 'tap';
 import { EIO } from '../../../src/base/errno.ts';
 import { completion } from '../../../src/base/io-wait.ts';
+import { laggingSyncMs } from '../../../src/base/limits.ts';
 import type { Location } from '../../../src/base/location.ts';
 import { locationOf } from '../../../src/base/location.ts';
 import { plainRegion } from '../../../src/base/memory.ts';
@@ -204,7 +205,7 @@ t.test('a device that cannot be read or written is refused with io', async t => 
 
 async function sledOf(count: number) {
   const loop = new MemoryLoop();
-  const sled = new Sled();
+  const sled = new Sled(loop);
   const files: ControlledFile[] = [];
   for (let number = 0; number < count; number++) {
     const file = new ControlledFile(loop, FIRST_COLUMN_POSITION + 2 * 16 * MIB);
@@ -311,6 +312,57 @@ t.test('a sync that is asked for while another is under way does not end before 
     await new Promise(resolve => setImmediate(resolve));
   }
   t.same(ended, ['first 0', 'second 0']);
+});
+
+t.test('what a record will name is synced beforehand where a sync has taken long lately', async t => {
+  const { loop, sled, files, sync } = await sledOf(2);
+  const written = [{ location: locationOf(0, MIB) }, { location: locationOf(1, MIB) }];
+  const results: number[] = [];
+  const secure = () => sled.secure(written, { ioCompleted: result => void results.push(result) });
+  const settle = async () => {
+    for (let i = 0; i < 3; i++) {
+      loop.turn();
+      await new Promise(resolve => setImmediate(resolve));
+    }
+  };
+  const before = files.map(file => file.counts.sync);
+  const syncs = () => files.map((file, i) => file.counts.sync - before[i]);
+  t.notOk(secure(), 'all are quick');
+
+  const slowSync = async () => {
+    sled.wrote(locationOf(0, MIB));
+    files[0].hold.add('sync');
+    const synced = sync();
+    await settle();
+    loop.advance(2 * laggingSyncMs);
+    files[0].letGo();
+    t.equal(await synced, 0);
+  };
+  await slowSync();
+  t.same(syncs(), [1, 0]);
+  files[0].hold.add('sync');
+  t.ok(secure());
+  await settle();
+  t.same(results, [], 'not before the sync has ended');
+  files[0].letGo();
+  await settle();
+  t.same(results, [0]);
+  t.same(syncs(), [2, 0], 'the quick one is left to whoever flushes');
+  t.equal(await sync(), 0);
+  t.same(syncs(), [2, 1], 'who does not wait for the slow one any more');
+
+  t.ok(secure(), 'one quick sync does not make it a quick device');
+  await settle();
+  t.ok(secure());
+  await settle();
+  t.notOk(secure(), 'some do');
+
+  await slowSync();
+  files[0].failing.set('sync', -EIO);
+  t.ok(secure());
+  await settle();
+  t.equal(results.at(-1), -EIO);
+  t.match(sled.device(0).failure, /sync/);
 });
 
 t.test('after a failed sync a device stays failed, and so do all syncs', async t => {
