@@ -46,6 +46,13 @@ export const nbdExtentsMax = 64 * KIB;
 export const ringEntries = 4096;
 
 // --- log, cache, devices ---------------------------------------------------------------------------------------------
+export const cacheBytesMin = 16 * MIB;
+export const cacheBytesDefaultMax = 4 * GIB;
+/** A quarter of the memory: servers that leave it to the page cache take all that is free. It is taken as it fills. */
+export function cacheBytesDefault(memoryBytes: number): number {
+  const quarter = Math.floor(memoryBytes / 4 / MIB) * MIB;
+  return Math.max(cacheBytesMin, Math.min(quarter, cacheBytesDefaultMax));
+}
 export const logBytesDefault = 2 * GIB;
 export const logBytesMin = 64 * MIB;
 /** A device that takes longer to sync is waited for by those who write to it, and not by everybody who flushes. */
@@ -137,8 +144,6 @@ export const linkHelloTimeoutMs = 5000;
 /** Connections whose hello has not come yet: who is there is not known. */
 export const linkGreetingsMax = 64;
 
-export const cacheBytesDefault = 256 * MIB;
-export const cacheBytesMin = 16 * MIB;
 export const columnBytes = 16 * MIB;
 
 assert(logBytesMin >= 4 * logSegmentBytes, 'the smallest log has four segments');

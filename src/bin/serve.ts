@@ -10,10 +10,17 @@ import { type ControlServer, startControlServer } from '../admin/control-server.
 import { createLog, type ServerLog } from '../admin/log.ts';
 import { formatAddress } from '../admin/nbd-uri.ts';
 import { SledgeError } from '../base/errors.ts';
-import { cacheBytesDefault, cacheBytesMin, logBytesDefault, logBytesMin } from '../base/limits.ts';
+import {
+  cacheBytesDefault,
+  cacheBytesDefaultMax,
+  cacheBytesMin,
+  logBytesDefault,
+  logBytesMin,
+} from '../base/limits.ts';
 import { formatBytes } from '../base/units.ts';
 import type { NodeOptions, RunningNode, TlsOption } from '../node/options.ts';
 import type { ListenAddress } from '../platform/io-platform.ts';
+import { memoryBytes } from '../platform/system-memory.ts';
 import { parseAddress, parseBlockSize, parseChoice, parseDevice, parseVolume } from './arguments.ts';
 import { type Command, type CommandContext, type CommandInput, EXIT_DONE, EXIT_FAILED, usage } from './command.ts';
 import { readyEvent, readyText } from './ready-page.ts';
@@ -49,8 +56,7 @@ export const serveCommand: Command = {
     {
       name: 'cache',
       value: 'SIZE',
-      default: formatBytes(cacheBytesDefault).replace(' ', ''),
-      help: 'memory for cached blocks',
+      help: `memory for cached blocks; default: a quarter of it, at most ${formatBytes(cacheBytesDefaultMax)}`,
     },
     {
       name: 'log',
@@ -104,7 +110,7 @@ export function serveArguments(input: CommandInput, env: NodeJS.ProcessEnv, pid:
       dataDirectory: input.text('data') ?? './data',
       devices: input.texts('device').map(parseDevice),
       volumes,
-      cacheBytes: sizeOption(input, 'cache', cacheBytesMin, cacheBytesDefault),
+      cacheBytes: sizeOption(input, 'cache', cacheBytesMin, cacheBytesDefault(memoryBytes())),
       logBytes: sizeOption(input, 'log', logBytesMin, logBytesDefault),
       listen: [...inherited, ...(asked.length > 0 ? asked : fallback)],
       ...(tls === undefined ? {} : { tls }),

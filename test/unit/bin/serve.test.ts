@@ -3,11 +3,13 @@ import { join, resolve } from 'node:path';
 import t from 'tap';
 import { ControlClient } from '../../../src/admin/control-client.ts';
 import { SledgeError } from '../../../src/base/errors.ts';
-import { cacheBytesDefault, logBytesDefault } from '../../../src/base/limits.ts';
+import { cacheBytesDefault, cacheBytesDefaultMax, cacheBytesMin, logBytesDefault } from '../../../src/base/limits.ts';
+import { GIB, MIB } from '../../../src/base/units.ts';
 import { CommandInput } from '../../../src/bin/command.ts';
 import { isOpenToOthers, serveArguments, serveCommand } from '../../../src/bin/serve.ts';
 import type { NodeOptions, RunningNode } from '../../../src/node/options.ts';
 import type { ListenAddress } from '../../../src/platform/io-platform.ts';
+import { memoryBytes } from '../../../src/platform/system-memory.ts';
 import { CommandRun } from '../../support/command-run.ts';
 import { MemoryNodeControl } from '../../support/memory-node-control.ts';
 import { temporaryDirectory } from '../../support/temporary-directory.ts';
@@ -75,12 +77,20 @@ t.test('without options the defaults are served', t => {
       dataDirectory: './data',
       devices: [],
       volumes: [],
-      cacheBytes: cacheBytesDefault,
+      cacheBytes: cacheBytesDefault(memoryBytes()),
       logBytes: logBytesDefault,
       listen: [{ kind: 'tcp', host: '127.0.0.1', port: 10809 }],
       tls: undefined,
     },
   });
+  t.end();
+});
+
+t.test('the cache takes a quarter of the memory, within bounds', t => {
+  t.equal(cacheBytesDefault(8 * GIB + 5), 2 * GIB);
+  t.equal(cacheBytesDefault(256 * GIB), cacheBytesDefaultMax);
+  t.equal(cacheBytesDefault(MIB), cacheBytesMin);
+  t.ok(memoryBytes() >= 64 * MIB && memoryBytes() <= 2 ** 50, 'of memory that there is');
   t.end();
 });
 

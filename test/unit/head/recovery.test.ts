@@ -115,6 +115,22 @@ t.test('row torn: a write of the unsynced tail whose data is not whole is droppe
   t.ok(isAll(await third2.read(4 * 8192, 4096), 0), 'what was dropped does not come back');
 });
 
+t.test('what was dropped does not come back, though it lies right behind what was written in its place', async t => {
+  const rig = await HeadRig.start();
+  const records = 4096 / RECORD_HEADER_BYTES;
+  for (let i = 0; i < records; i++) await rig.do('writeZeroes', i * 4096, 4096);
+  const behind = records * 4096;
+  await rig.write(behind, 4096, 7);
+  firstSegment(rig.store).flip(4096 - RECORD_HEADER_BYTES + 9);
+  const again = await HeadRig.start({}, rig.store);
+  t.equal(again.volume().lastOp, records - 1);
+  await again.do('writeZeroes', 0, 4096);
+  t.equal(again.log.appendedEnd, 4096, 'its page ends where the next record of the process before begins');
+  const third = await HeadRig.start({}, again.store);
+  t.equal(third.volume().lastOp, records, 'which is of an older epoch');
+  t.ok(isAll(await third.read(behind, 4096), 0));
+});
+
 t.test('row rotten: damage in front of what was durable is kept, and its block gives EIO', async t => {
   const rig = await HeadRig.start();
   for (const fill of [1, 2, 3]) await rig.write(fill * 8192, 4096, fill);
