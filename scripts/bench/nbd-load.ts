@@ -35,8 +35,9 @@ const INTERVAL_MS = 20;
 
 /** Enough for 2 GiB. */
 export const LOG_FILL_SECONDS = 8;
-/** Enough for 256 MiB in blocks of 4 KiB. */
-const CACHE_FILL_SECONDS = 4;
+/** Each shorter than half of a cache that holds the volume. */
+const CACHE_FILL_PARTS = 8;
+const CACHE_FILL_SECONDS = 2;
 
 /** Connecting, and what is in flight at the end. */
 const CLIENT_GRACE_MS = 60_000;
@@ -62,8 +63,16 @@ export async function warm(row: Row, bytes: number, uri: string): Promise<void> 
   await execute(loadProgram, ['-w', 'read', '-b', '1m', '-q', '4', '--once', '-s', String(bytes), ...engine, uri]);
 }
 
-/** Random reads of the whole volume until a cache of a server's own is as full as it gets. */
-export async function fillCache(uri: string): Promise<void> {
+/**
+ * Fills Sledge's own cache: with the volume, as far as it goes, and then with what reads at random want. A long stream
+ * would be kept out of it, so the parts are read in no order that looks like one.
+ */
+export async function fillCache(uri: string, volumeBytes: number): Promise<void> {
+  const partBytes = Math.floor(volumeBytes / CACHE_FILL_PARTS / 2 ** 20) * 2 ** 20;
+  for (let part = CACHE_FILL_PARTS - 1; part >= 0; part--) {
+    const range = ['-o', String(part * partBytes), '-s', String(partBytes)];
+    await execute(loadProgram, ['-w', 'read', '-b', '1m', '-q', '8', '--once', ...range, uri]);
+  }
   const time = ['-t', String(CACHE_FILL_SECONDS), '-r', '0'];
   await execute(loadProgram, ['-w', 'randread', '-b', '4k', '-q', '16', ...time, uri]);
 }

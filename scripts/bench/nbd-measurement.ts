@@ -24,7 +24,7 @@ export async function measureServer(engine: EngineSpec, row: Row, place: Workpla
     if (row.fromDisk && engine.class === 'sledge') await warm(row, place.sizeBytes, server.uri);
     // Each with its cache full, as after a while of use.
     if (row.pageCached && engine.class === 'page cache') await cacheFile(place.file);
-    else if (row.pageCached && engine.class === 'sledge') await fillCache(server.uri);
+    else if (row.pageCached && engine.class === 'sledge') await fillCache(server.uri, place.sizeBytes);
     const rampSeconds = rampSecondsOf(row);
     let serverRssBytes = 0;
     // Towards the end, but while the clients are still connected.
