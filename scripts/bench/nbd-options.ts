@@ -26,7 +26,7 @@ export interface Options {
 export class UsageError extends Error {}
 
 const QUICK_SECONDS = 0.5;
-const QUICK_SIZE = '2GiB';
+const QUICK_SIZE = '1GiB';
 const FULL_SIZE = '4GiB';
 
 function isQuick(thing: { readonly quick: boolean }): boolean {

@@ -192,9 +192,10 @@ export const rows: readonly Row[] = [
   small(MISS, DEEPER, [faster(1.5, 'direct'), faster(0.8, 'raw')], miss),
   // As it comes, against page caches that hold all of it: there to know, not to pass.
   small(READ, DEEP, [], { pageCached: true, quick: false }),
-  stream('seqread', 'sequential read beyond the cache', 'read', {
+  stream('seqread', 'sequential read, cache of 256 MiB', 'read', {
     classes: TO_THE_DISK,
     fromDisk: true,
+    sledgeArguments: ['--cache', '256MiB'],
     quick: true,
     gates: [faster(1, 'direct'), faster(0.9, 'raw')],
   }),
