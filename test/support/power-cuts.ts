@@ -82,7 +82,7 @@ const PROBLEMS_MAX = 20;
 
 export function describeCuts(result: PowerCutResult): string {
   return (
-    `${result.operations} operations, ${result.cutBoundaries} of ${result.boundaries} boundaries cut, ${CUTS.length} variants ` +
+    `${result.operations} operations, cut at ${result.cutBoundaries} of ${result.boundaries + 1} places, ${CUTS.length} variants ` +
     `(${CUTS.join(', ')}), ${result.cuts} cuts, ${result.secondCuts} second cuts, ${result.audits} audits, ` +
     `${result.violations} violations`
   );
