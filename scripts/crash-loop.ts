@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parseBytes } from '../src/base/units.ts';
-import { runCrashRounds } from '../test/support/crash-rounds.ts';
+import { runCrashRounds, spread } from '../test/support/crash-rounds.ts';
 import { sledgeJson } from '../test/support/server-process.ts';
 import { fillLog } from './bench/nbd-load.ts';
 
@@ -91,10 +91,4 @@ async function fillToTheBrim(dataDirectory: string, uri: string): Promise<void> 
     console.log(`log ${Math.round(100 * share)} % full`);
     if (share >= FULL_SHARE) return;
   }
-}
-
-function spread(values: readonly number[]): string {
-  const sorted = [...values].sort((a, b) => a - b);
-  const at = (share: number) => Math.round(sorted[Math.ceil(share * sorted.length) - 1]);
-  return `median ${at(0.5)}, p99 ${at(0.99)}, longest ${at(1)}`;
 }

@@ -1,7 +1,7 @@
 /** What people read: one table of all that was measured, with ratios and gates under each row, and a last line. */
 import { type Figure, formatFigure, isMet } from './nbd-figures.ts';
 import { LOWEST_WINDOW_MS, type Verdict } from './nbd-gates.ts';
-import { bestIn, type Result, ratios } from './nbd-results.ts';
+import { bestIn, isPeer, type Result, ratios } from './nbd-results.ts';
 import type { Row } from './nbd-rows.ts';
 
 const HEADINGS = ['', 'rate', '', 'spread', 'p50 µs', 'p99 µs', 'p99.9 µs', 'CPU µs/op', 'RSS MiB', ''] as const;
@@ -18,8 +18,7 @@ export function formatTable(rows: readonly Row[], results: readonly Result[], ve
     lines.push(`${row.name}: ${row.title}, ${row.seconds} s`);
     lines.push(...ofRow.map(result => cellsOf(result, ofRow)));
     for (const ratio of ratios(ofRow)) {
-      const isFile = ratio.class === 'raw' || ratio.class === 'limit';
-      const peer = isFile ? ratio.peer : `best ${ratio.class} (${ratio.peer})`;
+      const peer = isPeer(ratio.class) ? `best ${ratio.class} (${ratio.peer})` : ratio.peer;
       lines.push(`  sledge / ${peer}: ${ratio.ratio.toFixed(2)}`);
     }
     for (const verdict of verdicts.filter(verdict => verdict.row === row.name)) {
@@ -31,7 +30,7 @@ export function formatTable(rows: readonly Row[], results: readonly Result[], ve
 
 function cellsOf(result: Result, ofRow: readonly Result[]): readonly string[] {
   const { median: m, class: class_ } = result;
-  const isBest = (class_ === 'page cache' || class_ === 'direct') && bestIn(ofRow, result.row, class_) === result;
+  const isBest = isPeer(class_) && bestIn(ofRow, result.row, class_) === result;
   const notes = [
     isBest ? '*' : '',
     m.lowestShare === undefined ? '' : `lowest ${LOWEST_WINDOW_MS} ms: ${m.lowestShare.toFixed(2)} × mean`,

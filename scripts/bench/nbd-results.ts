@@ -90,11 +90,15 @@ export function oursIn(results: readonly Result[], row: string): Result | undefi
   return results.find(result => result.row === row && result.class === 'sledge');
 }
 
+/** A server that is not ours. */
+export function isPeer(class_: ResultClass): class_ is 'page cache' | 'direct' {
+  return class_ === 'page cache' || class_ === 'direct';
+}
+
 export function rivalsIn(results: readonly Result[], row: string, rivals: Rivals): Result[] {
   return results.filter(result => {
     if (result.row !== row || result.class === 'sledge') return false;
-    if (rivals === 'all') return result.class === 'page cache' || result.class === 'direct';
-    return result.class === rivals;
+    return rivals === 'all' ? isPeer(result.class) : result.class === rivals;
   });
 }
 

@@ -5,7 +5,7 @@
  */
 import t from 'tap';
 import { MIB } from '../../src/base/units.ts';
-import { runCrashRounds } from '../support/crash-rounds.ts';
+import { runCrashRounds, spread } from '../support/crash-rounds.ts';
 import { skipOnStandIn } from '../support/server-process.ts';
 import { seedOfRun } from '../support/sim-random.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
@@ -32,9 +32,3 @@ t.test(
     t.comment(`time to ready: ${spread(result.restartMs)} ms; of that recovery: ${spread(result.recoveryMs)} ms`);
   },
 );
-
-function spread(values: readonly number[]): string {
-  const sorted = [...values].sort((a, b) => a - b);
-  const at = (share: number) => Math.round(sorted[Math.floor(share * (sorted.length - 1))]);
-  return `median ${at(0.5)}, longest ${at(1)}`;
-}

@@ -133,3 +133,10 @@ function recoveryTime(server: RunningServer): number {
 function sleep(ms: number): Promise<void> {
   return new Promise(resolve => setTimeout(resolve, ms));
 }
+
+/** Of some durations, in words. */
+export function spread(values: readonly number[]): string {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (share: number) => Math.round(sorted[Math.ceil(share * sorted.length) - 1]);
+  return `median ${at(0.5)}, p99 ${at(0.99)}, longest ${at(1)}`;
+}

@@ -2,17 +2,7 @@
  * `sledge check` on what real servers leave behind: clean after a stop and after SIGKILL, and then with single bits of
  * it changed, each of which is named with its file and byte.
  */
-import {
-  closeSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readSync,
-  renameSync,
-  truncateSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
+import { readdirSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { logSegmentBytes } from '../../src/base/limits.ts';
@@ -23,6 +13,7 @@ import { RECORD_HEADER_BYTES, RECORD_MAGIC, RecordKind, writeDataOffset } from '
 import { LmdbIndex } from '../../src/platform/lmdb-index.ts';
 import { runCommand } from '../support/command-run.ts';
 import { look } from '../support/directory-state.ts';
+import { flip } from '../support/flip.ts';
 import { run } from '../support/nbd-programs.ts';
 import { type RunningServer, sledgeJson, sledgeProgram, startServer } from '../support/server-process.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
@@ -42,15 +33,6 @@ interface Report {
 async function check(directory: string, ...options: string[]): Promise<{ code: number; report: Report; text: string }> {
   const { code, out } = await runCommand('check', directory, '--json', ...options);
   return { code, report: JSON.parse(out) as Report, text: out };
-}
-
-function flip(file: string, position: number): void {
-  const fd = openSync(file, 'r+');
-  const byte = new Uint8Array(1);
-  readSync(fd, byte, 0, 1, position);
-  byte[0]! ^= 0x10;
-  writeSync(fd, byte, 0, 1, position);
-  closeSync(fd);
 }
 
 async function load(server: RunningServer, volume: string, mode: string): Promise<void> {

@@ -1,17 +1,13 @@
 /** The checksums that a stop leaves of the index: their bytes, what is told apart by them, and what a crash leaves. */
 import {
-  closeSync,
   existsSync,
   mkdirSync,
-  openSync,
   readdirSync,
   readFileSync,
-  readSync,
   renameSync,
   statSync,
   truncateSync,
   writeFileSync,
-  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
@@ -29,20 +25,12 @@ import {
 } from '../../../src/node/index-sums.ts';
 import { addon } from '../../../src/platform/addon.ts';
 import { INDEX_FILE } from '../../../src/platform/lmdb-index.ts';
+import { flip } from '../../support/flip.ts';
 import { temporaryDirectory } from '../../support/temporary-directory.ts';
 import { isAll } from '../head/head-rig.ts';
 import { MemoryLog, startTestNode } from './node-rig.ts';
 
 const PAGE = 4096;
-
-function flip(file: string, position: number): void {
-  const fd = openSync(file, 'r+');
-  const byte = new Uint8Array(1);
-  readSync(fd, byte, 0, 1, position);
-  byte[0]! ^= 0x10;
-  writeSync(fd, byte, 0, 1, position);
-  closeSync(fd);
-}
 
 /** A directory with a file in the place of an index, and the sums of it. */
 async function rig(test: Test, bytes: number) {
