@@ -15,6 +15,7 @@ import type { Region } from '../base/memory.ts';
 import { MIB } from '../base/units.ts';
 import type { SegmentSource } from '../oplog/log-ports.ts';
 import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
+import { errnoOf } from '../platform/system-error.ts';
 
 export const SEGMENT_NAME = /^(\d{6})\.log$/;
 const FILL_BYTES = 1 * MIB;
@@ -99,7 +100,9 @@ export class SegmentFiles implements SegmentSource {
   async #fill(path: string, create: boolean): Promise<void> {
     const file = await this.#platform.openFile({ path, mode: 'direct', create });
     try {
-      await truncate(path, this.#segmentBytes);
+      await truncate(path, this.#segmentBytes).catch((error: unknown) => {
+        throw segmentError(path, -errnoOf(error));
+      });
       await file.preallocate(0, this.#segmentBytes);
       const gather = new Gather();
       for (let at = 0; at < this.#segmentBytes; at += FILL_BYTES) {
