@@ -82,8 +82,8 @@ export class Oracle {
         this.#cells[cell] = [NOTHING, write];
         continue;
       }
-      if (history.length >= HISTORY_MAX) this.#cells[cell] = [...this.#pruned(history), write];
-      else history.push(write);
+      if (history.length >= HISTORY_MAX) this.#prune(history);
+      history.push(write);
     }
     return write;
   }
@@ -138,7 +138,7 @@ export class Oracle {
     const count = lengthBytes / this.cellBytes;
     for (let i = 0; i < count; i++) {
       const wrong = this.#judge(first + i, bytes, at + i * this.cellBytes, isOver);
-      if (typeof wrong === 'string') return wrong;
+      if (wrong !== undefined) return wrong;
     }
     return undefined;
   }
@@ -216,16 +216,18 @@ export class Oracle {
         this.#cells[cell] = this.#cells[cell]?.map(ended);
         continue;
       }
-      const found = this.#judge(cell, bytes, cell * this.cellBytes, isOver);
-      if (typeof found === 'string') {
-        wrong.push(found);
+      const problem = this.#judge(cell, bytes, cell * this.cellBytes, isOver);
+      if (problem !== undefined) {
+        wrong.push(problem);
         if (wrong.length === 10) break;
         continue;
       }
       const history = this.#cells[cell];
       if (history === undefined) continue;
-      const decided = found.length === 1 && found[0].ackedAt < now && found[0].durable && history.length === 1;
+      const decided = history.length === 1 && history[0].ackedAt < now && history[0].durable;
       if (decided) continue;
+      const id = idOf(bytes, cell * this.cellBytes);
+      const found = allowedOf(history, isOver).filter(write => readsAs(write, id));
       const original = found[found.length - 1];
       // Of several that read alike (as zeroes do) it may be any: also the one that is not durable.
       const durable = settles || found.every(write => write.durable);
@@ -245,49 +247,49 @@ export class Oracle {
     const isOver = overAfter(crash, this.#clock.tick(), newest);
     const wrong: string[] = [];
     for (let cell = 0; cell < bytes.length / this.cellBytes && wrong.length < 10; cell++) {
-      const found = this.#judge(cell, bytes, cell * this.cellBytes, isOver);
-      if (typeof found === 'string') wrong.push(found);
+      const problem = this.#judge(cell, bytes, cell * this.cellBytes, isOver);
+      if (problem !== undefined) wrong.push(problem);
     }
     return wrong;
   }
 
   // --- cells -------------------------------------------------------------------------------------------------------------
 
-  /** The allowed writes that have this value, or what is wrong with it. */
-  #judge(
-    cell: number,
-    bytes: Uint8Array,
-    at: number,
-    isOver: (write: TrackedWrite) => boolean,
-  ): TrackedWrite[] | string {
+  /** What is wrong with a cell's value, if anything. Called for every cell that is read: it makes no objects. */
+  #judge(cell: number, bytes: Uint8Array, at: number, isOver: (write: TrackedWrite) => boolean): string | undefined {
     const history = this.#cells[cell];
     const id = idOf(bytes, at);
     if (history === undefined) {
-      return id === 0 && isZero(bytes, at, this.cellBytes)
-        ? [NOTHING]
-        : `cell ${cell}: never written, but reads as ${id}`;
+      if (id === 0 && isZero(bytes, at, this.cellBytes)) return undefined;
+      return `cell ${cell}: never written, but reads as ${id}`;
     }
-    const allowed = allowedOf(history, isOver);
-    const matching = allowed.filter(write => (id === 0 ? write.zero : !write.zero && write.id === id));
-    if (matching.length === 0) {
+    const oldest = oldestAllowed(history, isOver);
+    let isAllowed = false;
+    for (const write of history) isAllowed ||= write.ackedAt >= oldest && readsAs(write, id);
+    if (!isAllowed) {
       const known = history.find(write => write.id === id);
       const of = id === 0 ? 'zeroes' : known === undefined ? `unknown ${id}` : `${id} (${describe([known])})`;
-      return `cell ${cell} (byte ${cell * this.cellBytes}): reads as ${of}; allowed ${describe(allowed)}`;
+      const allowed = describe(allowedOf(history, isOver));
+      return `cell ${cell} (byte ${cell * this.cellBytes}): reads as ${of}; allowed ${allowed}`;
     }
     const whole =
       id === 0 ? isZero(bytes, at, this.cellBytes) : isStamped(bytes, at, this.cellBytes, id, cell, this.#salt);
-    return whole ? matching : `cell ${cell}: its content is not that of one write, though it begins as of ${id}`;
+    return whole ? undefined : `cell ${cell}: its content is not that of one write, though it begins as of ${id}`;
   }
 
-  /** What of a history may still be read, now or after a crash. */
-  #pruned(history: TrackedWrite[]): TrackedWrite[] {
+  /** Leaves of a history what may still be read, now or after a crash. */
+  #prune(history: TrackedWrite[]): void {
     let oldestRead = Number.POSITIVE_INFINITY;
     for (const read of this.#reads) {
       oldestRead = read;
       break;
     }
     const isKept = KEPT[this.#least];
-    return allowedOf(history, write => write.ackedAt < oldestRead && isKept(write, Number.POSITIVE_INFINITY));
+    const isOver = (write: TrackedWrite) => write.ackedAt < oldestRead && isKept(write, Number.POSITIVE_INFINITY);
+    const oldest = oldestAllowed(history, isOver);
+    let kept = 0;
+    for (const write of history) if (write.ackedAt >= oldest) history[kept++] = write;
+    history.length = kept;
   }
 
   #cell(bytes: number): number {
@@ -316,10 +318,21 @@ function overAfter(promised: Promised, now: number, newest: number): (write: Tra
   return write => KEPT[promised](write, now) || write.ackedAt < newest;
 }
 
-function allowedOf(history: readonly TrackedWrite[], isOver: (write: TrackedWrite) => boolean): TrackedWrite[] {
+/** What was answered before this time may not be seen any more. */
+function oldestAllowed(history: readonly TrackedWrite[], isOver: (write: TrackedWrite) => boolean): number {
   let newestOver = Number.NEGATIVE_INFINITY;
-  for (const write of history) if (isOver(write)) newestOver = Math.max(newestOver, write.issuedAt);
-  return history.filter(write => write.ackedAt >= newestOver);
+  for (const write of history) if (write.issuedAt > newestOver && isOver(write)) newestOver = write.issuedAt;
+  return newestOver;
+}
+
+function allowedOf(history: readonly TrackedWrite[], isOver: (write: TrackedWrite) => boolean): TrackedWrite[] {
+  const oldest = oldestAllowed(history, isOver);
+  return history.filter(write => write.ackedAt >= oldest);
+}
+
+/** Whether a cell that begins with this number may have been written by it. */
+function readsAs(write: TrackedWrite, id: number): boolean {
+  return id === 0 ? write.zero : !write.zero && write.id === id;
 }
 
 function describe(writes: readonly TrackedWrite[]): string {
