@@ -123,9 +123,8 @@ export class OracleClient {
     await this.#closed;
   }
 
-  /** Reads the whole volume, for the verdict after a crash. */
-  async readAll(): Promise<Uint8Array> {
-    const all = new Uint8Array(this.sizeBytes);
+  /** Reads the whole volume into `all`, for the verdict after a crash. */
+  async readAll(all: Uint8Array): Promise<void> {
     const step = 1024 * 1024;
     let failed = 0;
     for (let at = 0; at < all.length; at += step * 8) {
@@ -133,8 +132,7 @@ export class OracleClient {
       for (let offset = at; offset < Math.min(all.length, at + step * 8); offset += step) {
         const length = Math.min(step, all.length - offset);
         parts.push(
-          this.#readPlain(offset, length).then(({ data, error }) => {
-            all.set(data, offset);
+          this.#readPlain(offset, all.subarray(offset, offset + length)).then(error => {
             if (error !== 0) failed = error;
           }),
         );
@@ -142,7 +140,6 @@ export class OracleClient {
       await Promise.all(parts);
     }
     if (failed !== 0) this.problems.push(`the volume cannot be read: error ${failed}`);
-    return all;
   }
 
   // --- requests ----------------------------------------------------------------------------------------------------------
@@ -225,13 +222,12 @@ export class OracleClient {
     }
   }
 
-  #readPlain(offsetBytes: number, lengthBytes: number): Promise<{ data: Uint8Array; error: number }> {
+  #readPlain(offsetBytes: number, data: Uint8Array): Promise<number> {
     return new Promise(resolve => {
-      const data = new Uint8Array(lengthBytes);
+      const lengthBytes = data.length;
       const write = undefined;
       const flight = { command: CMD_READ, offsetBytes, lengthBytes, fua: false, issuedAt: -1, write, data, error: 0 };
-      const cookie = this.#send(flight, 0, undefined);
-      this.#plainReads.set(cookie, error => resolve({ data, error }));
+      this.#plainReads.set(this.#send(flight, 0, undefined), resolve);
     });
   }
 
