@@ -32,7 +32,7 @@ const limitMs = isLong ? 1_200_000 : 290_000;
 const loadSeconds = Math.round(outagesMs.reduce((sum, outage) => sum + outage + 6000, 10_000) / 1000);
 const skip = skipWithoutRig() || skipUnlessInstalled('python3', 'resize2fs') || skipOnStandIn();
 
-t.setTimeout(limitMs + 10_000);
+t.setTimeout(limitMs + 190_000);
 
 t.test('a file system lives through kills, an upgrade and a growing volume', { skip, timeout: limitMs }, async t => {
   const directory = temporaryDirectory(t);
@@ -50,7 +50,7 @@ t.test('a file system lives through kills, an upgrade and a growing volume', { s
     script: 'attach-kill.py',
     args: [sledgeProgram, String(port), 'disk', share, String(loadSeconds)],
     share,
-    limitSeconds: loadSeconds * 2 + 50,
+    limitSeconds: loadSeconds * 2 + 110,
   });
   let ended = false;
   guest.then(
@@ -63,7 +63,7 @@ t.test('a file system lives through kills, an upgrade and a growing volume', { s
   );
   const event = (name: string, ms: number) => waitUntil(() => ended || existsSync(join(share, name)), ms, name);
 
-  await event('writing', 60_000);
+  await event('writing', 120_000);
   let longestOutageMs = 0;
   /** Ends the server, and gives for how long nobody could connect. */
   const replace = async (end: () => Promise<unknown>, pauseMs: number) => {
@@ -112,7 +112,7 @@ t.test('a file system lives through kills, an upgrade and a growing volume', { s
 
 t.test(
   'as much load as the device takes, while its server is upgraded in place',
-  { skip, timeout: 90_000 },
+  { skip, timeout: 180_000 },
   async t => {
     const directory = temporaryDirectory(t);
     const share = join(directory, 'share');
@@ -124,10 +124,10 @@ t.test(
       script: 'attach-upgrade.sh',
       args: [sledgeProgram, String(port), 'disk', share, '20'],
       share,
-      limitSeconds: 70,
+      limitSeconds: 150,
     });
     guest.catch(() => {});
-    await waitUntil(() => existsSync(join(share, 'writing')), 40_000, 'the guest to write');
+    await waitUntil(() => existsSync(join(share, 'writing')), 100_000, 'the guest to write');
     for (let times = 0; times < 3; times++) {
       await sleep(1500);
       await server.stop();

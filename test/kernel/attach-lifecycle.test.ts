@@ -18,9 +18,9 @@ const times = isLong ? 100 : 10;
 const skip =
   skipWithoutRig() || skipUnlessInstalled('python3', 'certtool', 'setpriv', 'socat', 'nbdkit') || skipOnStandIn();
 
-t.setTimeout(isLong ? 3_000_000 : 600_000);
+t.setTimeout(isLong ? 3_000_000 : 750_000);
 
-t.test('refusals, adoption, TLS', { skip, timeout: 290_000 }, async t => {
+t.test('refusals, adoption, TLS', { skip, timeout: 430_000 }, async t => {
   const directory = temporaryDirectory(t);
   const share = join(directory, 'share');
   mkdirSync(share);
@@ -35,7 +35,7 @@ t.test('refusals, adoption, TLS', { skip, timeout: 290_000 }, async t => {
     script: 'attach-lifecycle.py',
     args: [sledgeProgram, String(plainPort), String(securePort), certificates, 'disk', share],
     share,
-    limitSeconds: 240,
+    limitSeconds: 400,
   });
   let ended = false;
   guest.then(
@@ -46,7 +46,7 @@ t.test('refusals, adoption, TLS', { skip, timeout: 290_000 }, async t => {
       ended = true;
     },
   );
-  const event = (name: string) => waitUntil(() => ended || existsSync(join(share, name)), 90_000, name);
+  const event = (name: string) => waitUntil(() => ended || existsSync(join(share, name)), 200_000, name);
   await event('orphaned');
   await plainServer.kill();
   await startServer(t, { ...plain, tcp: { port: plainPort } });

@@ -11,7 +11,7 @@ t.test(
   'four connections share the load, verify, and see what each other wrote',
   {
     skip: skipWithoutMultiprocessorRig() || (await prepareMultiprocessorRig()),
-    timeout: 150_000,
+    timeout: 230_000,
   },
   async t => {
     const directory = temporaryDirectory(t);
@@ -24,7 +24,7 @@ t.test(
       script: 'connections.sh',
       args: [String(server.port), 'disk', '4'],
       processors: 4,
-      limitSeconds: 120,
+      limitSeconds: 200,
     });
     const values = guestValues(output);
     t.equal(values.get('queues'), '4');

@@ -9,13 +9,13 @@ import { skipUnlessInstalled, temporaryDirectory, waitUntil } from '../support/n
 import { guestValues, runGuestOk, skipWithoutRig } from '../support/rig.ts';
 import { startServer } from '../support/server-process.ts';
 
-t.setTimeout(150_000);
+t.setTimeout(190_000);
 
 t.test(
   'kill -9 and restart lose no acknowledged write and no synced file',
   {
     skip: skipWithoutRig() || skipUnlessInstalled('python3'),
-    timeout: 140_000,
+    timeout: 180_000,
   },
   async t => {
     const directory = temporaryDirectory(t);
@@ -27,7 +27,7 @@ t.test(
     };
     let server = await startServer(t, { ...options, tcp: true });
     const port = server.port!;
-    const guest = runGuestOk({ script: 'kill.py', args: [String(port), 'disk', share], share, limitSeconds: 110 });
+    const guest = runGuestOk({ script: 'kill.py', args: [String(port), 'disk', share], share, limitSeconds: 150 });
     let ended = false;
     guest.then(
       () => {

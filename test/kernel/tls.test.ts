@@ -6,13 +6,13 @@ import { skipUnlessInstalled, temporaryDirectory } from '../support/nbd-programs
 import { guestValues, runGuestOk, skipWithoutRig } from '../support/rig.ts';
 import { startServer } from '../support/server-process.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(180_000);
 
 t.test(
   'ext4 over TLS with certificates; plaintext is refused',
   {
     skip: skipWithoutRig() || skipUnlessInstalled('certtool'),
-    timeout: 110_000,
+    timeout: 175_000,
   },
   async t => {
     const directory = temporaryDirectory(t);

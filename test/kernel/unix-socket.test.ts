@@ -8,13 +8,13 @@ import { skipUnlessInstalled, startProgram, temporaryDirectory } from '../suppor
 import { guestValues, runGuestOk, skipWithoutRig } from '../support/rig.ts';
 import { freePort, startServer } from '../support/server-process.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(180_000);
 
 t.test(
   'attach to a Unix socket by way of a relay: verify, discard',
   {
     skip: skipWithoutRig() || skipUnlessInstalled('socat'),
-    timeout: 100_000,
+    timeout: 175_000,
   },
   async t => {
     const directory = temporaryDirectory(t);

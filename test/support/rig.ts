@@ -64,7 +64,7 @@ export async function prepareMultiprocessorRig(): Promise<string | false> {
 
 /** Runs a guest script to its end. */
 export async function runGuest(options: GuestOptions): Promise<RunResult> {
-  const limit = options.limitSeconds ?? 90;
+  const limit = options.limitSeconds ?? 150;
   const several = options.processors !== undefined;
   const args = ['-t', String(limit)];
   if (several) args.push('-c', String(options.processors));
