@@ -37,14 +37,14 @@ const GROUPS: readonly Group[] = [
   { name: 'unit', timeoutSeconds: 60, beside: 'shared', fast: true, io: 'default' },
   { name: 'contract', timeoutSeconds: 60, beside: 'shared', fast: true, io: 'default' },
   { name: 'native', timeoutSeconds: 120, beside: 'alone', fast: true, io: 'default' },
-  { name: 'model', timeoutSeconds: 120, beside: 'shared', fast: true, io: 'default' },
+  { name: 'model', timeoutSeconds: 240, beside: 'shared', fast: true, io: 'default' },
   { name: 'sim', timeoutSeconds: 180, beside: 'shared', fast: true, io: 'default' },
   { name: 'fuzz', timeoutSeconds: 180, beside: 'shared', fast: false, io: 'default' },
   { name: 'integration', timeoutSeconds: 180, beside: 'shared', fast: true, io: 'each' },
   { name: 'tools', timeoutSeconds: 180, beside: 'shared', fast: true, io: 'default' },
   { name: 'damage', timeoutSeconds: 180, beside: 'shared', fast: false, io: 'default' },
   { name: 'interop', timeoutSeconds: 300, beside: 'shared', fast: false, io: 'default' },
-  { name: 'kernel', timeoutSeconds: 750, beside: 'one', fast: false, io: 'default' },
+  { name: 'kernel', timeoutSeconds: 900, beside: 'one', fast: false, io: 'default' },
 ];
 
 /**
@@ -64,7 +64,7 @@ const SLOW_SECONDS: ReadonlyMap<string, number> = new Map([
   ['tools/profile.test.js', 60],
   ['interop/nbdcopy.test.js', 55],
   ['damage/cli-repair.test.js', 50],
-  ['model/head.test.js', 50],
+  ['model/head.test.js', 60],
   ['sim/faults.test.js', 40],
   ['tools/cli-check.test.js', 40],
   ['interop/tls.test.js', 30],
