@@ -2,6 +2,7 @@
 import type { PlantedBug } from './planted-bug.ts';
 
 const CARRIER = 'src/head/chunk-carrier.ts';
+const CARRY_STORE = 'src/head/carry-store.ts';
 const DESTAGE = 'src/head/destage.ts';
 const HEAD = 'src/head/head.ts';
 const RECOVERY = 'src/head/recovery.ts';
@@ -97,15 +98,15 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     name: 'devices-not-synced-before-index',
     breaks: 'The index refers to data that the devices have not synced.',
     file: CARRIER,
-    find: 'const devicesSynced = completion(request => this.#head.sled.syncAll(request)).then(result => {',
-    replacement: 'const devicesSynced = Promise.resolve(0).then(result => {',
+    find: 'const result = await completion(request => this.#head.sled.syncDevices([device], request));',
+    replacement: 'const result: number = await Promise.resolve(0);',
   },
   {
     name: 'log-not-synced-before-index',
     breaks: 'The log is cut over operations whose replacements are not durable.',
     file: CARRIER,
-    find: 'await Promise.allSettled([devicesSynced, this.#store.logSynced()]);',
-    replacement: 'await Promise.allSettled([devicesSynced]);',
+    find: 'await Promise.allSettled([...devicesSynced, this.#logSynced()]);',
+    replacement: 'await Promise.allSettled(devicesSynced);',
   },
   {
     name: 'slots-rewritten-before-log-sync',
@@ -125,9 +126,9 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     name: 'cut-before-index',
     breaks: 'The log is cut, and what was retired comes free, before the index transaction is durable.',
     file: DESTAGE,
-    find: 'await this.#carrier.carryAll(dirty, { cut, position, ops }, conclude, putBack);',
+    find: 'await this.#carrier.carryAll(dirty, fence, conclude, putBack);',
     replacement:
-      'log.trim(cut);\n    this.#head.slots.cutPassed(cut);\n    await this.#carrier.carryAll(dirty, { cut, position, ops }, conclude, putBack);',
+      'log.trim(cut);\n    this.#head.slots.cutPassed(cut);\n    await this.#carrier.carryAll(dirty, fence, conclude, putBack);',
   },
   {
     name: 'index-commit-not-awaited',
@@ -140,23 +141,23 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
   {
     name: 'newer-block-removed',
     breaks: 'A block that was written again during a destage leaves the overlay with its older version.',
-    file: CARRIER,
+    file: CARRY_STORE,
     find: 'if (row >= 0 && overlay.positionOf(row) === group.positions[i]) overlay.removeBlock(row);',
     replacement: 'if (row >= 0) overlay.removeBlock(row);',
   },
   {
     name: 'newer-chunk-removed',
     breaks: 'A chunk that was written as a whole again during a destage leaves the overlay with its older version.',
-    file: CARRIER,
+    file: CARRY_STORE,
     find: 'if (row >= 0 && base !== undefined && overlay.entryOf(row) === base) overlay.removeEntry(row);',
     replacement: 'if (row >= 0 && base !== undefined && overlay.entryOf(row) !== undefined) overlay.removeEntry(row);',
   },
   {
     name: 'destage-checks-nothing',
     breaks: 'The destage carries what it reads without a look at the checksum, and tells nobody of a damaged block.',
-    file: CARRIER,
-    find: 'return this.#sum[0] === group.sums[index];',
-    replacement: 'return this.#sum[0] === group.sums[index] || true;',
+    file: 'src/head/block-source.ts',
+    find: 'return this.#sum[0] === sum;',
+    replacement: 'return this.#sum[0] === sum || true;',
   },
   {
     name: 'retired-slot-reused',
@@ -194,5 +195,45 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     file: SLED,
     find: 'this.#begin([...lagging], request);',
     replacement: 'queueMicrotask(() => request.ioCompleted(0));',
+  },
+  {
+    name: 'cut-over-what-is-aside',
+    trouble: 'lame',
+    breaks: 'The log is cut over blocks whose device is aside, though they are nowhere else.',
+    file: DESTAGE,
+    find: 'if (await this.#relog.forward(chunks, cut)) return late;',
+    replacement: 'return late;',
+  },
+  {
+    name: 'carried-forward-over-newer',
+    trouble: 'lame',
+    breaks: 'A block is appended to the log again behind a newer operation on it that is not committed yet.',
+    file: 'src/head/relog.ts',
+    find: 'if (this.#blocks.get(number)?.has(block)) return true;',
+    replacement: '',
+  },
+  {
+    name: 'carried-forward-unchecked',
+    trouble: 'lame',
+    breaks: 'What was carried forward in the log is an older version, because the block was written meanwhile.',
+    file: 'src/head/relog.ts',
+    find: 'const isDue = (old: OldBlock) => this.#isNewest(old) && !underWay',
+    replacement: 'const isDue = (old: OldBlock) => !underWay',
+  },
+  {
+    name: 'overtaken-chunk-stored',
+    trouble: 'lame',
+    breaks: 'A chunk that was dropped or written as a whole while a slow device took its data is put into the index.',
+    file: CARRIER,
+    find: 'if (group.isBesideOthers && this.#isOvertaken(task, group)) this.#drop(task, group);',
+    replacement: 'if (task.volume.number < 0) this.#drop(task, group);',
+  },
+  {
+    name: 'pinned-slot-free',
+    trouble: 'lame',
+    breaks: 'A slot to which a slow device is still writing comes free, and is handed out again.',
+    file: SLOTS,
+    find: 'if (pinned !== undefined) pinned.comesFree = () => this.#letGo(location, dropped);\n    else if',
+    replacement: 'void pinned;\n    if',
   },
 ];

@@ -41,7 +41,7 @@ export class Hunt {
   }
 
   async run(bug: PlantedBug): Promise<Verdict> {
-    const simulated = isSimulated(bug.file) ? await this.#simulate(SIMULATOR_MS) : undefined;
+    const simulated = isSimulated(bug.file) ? await this.#simulate(SIMULATOR_MS, bug.trouble) : undefined;
     if (simulated !== undefined) return simulated;
     return this.#test(unitTestsOf(bug.file, this.#directory));
   }
@@ -54,13 +54,17 @@ export class Hunt {
     return this.#test([...files]);
   }
 
-  async #simulate(timeoutMs: number): Promise<Verdict | undefined> {
+  async #simulate(timeoutMs: number, trouble?: string): Promise<Verdict | undefined> {
     const deadline = Date.now() + timeoutMs;
     let first = this.#firstSeed;
     for (const runs of SIMULATOR_STAGES) {
       const left = deadline - Date.now();
       if (left <= 0) return undefined;
-      const environment = { SLEDGE_TEST_SEED: String(first), SLEDGE_TEST_RUNS: String(runs) };
+      const environment = {
+        SLEDGE_TEST_SEED: String(first),
+        SLEDGE_TEST_RUNS: String(runs),
+        ...(trouble !== undefined && { SLEDGE_TEST_TROUBLE: trouble }),
+      };
       const result = await this.#runFile(SIMULATOR, environment, left, FAILED_SEED);
       if (result.outcome === 'failed') {
         const seed = seedOf(result) ?? first;

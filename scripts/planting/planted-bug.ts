@@ -9,6 +9,8 @@ export interface PlantedBug {
   /** Stands in the file exactly once. */
   readonly find: string;
   readonly replacement: string;
+  /** Where it shows only when a certain thing goes wrong, which the simulator is told then (test/support/sim-run.ts). */
+  readonly trouble?: string;
 }
 
 /** The file's text with the bug in it. Throws where the text to find is not there, or more than once. */

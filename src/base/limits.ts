@@ -112,6 +112,12 @@ export const destageWritesHurried = 64;
 export const retiredChunksMax = 32 * 1024;
 /** Less than this in replaced slots is no reason to cut the log, however little is free. */
 export const retiredBytesMin = 8 * MIB;
+/** After this time the destage tries again what it could not do. */
+export const destageRetryMs = 1000;
+/** So often a step that waits for devices looks whether one of them is ill. */
+export const destagePatienceMs = 500;
+/** Volumes with something on a device that is aside have this part of log and overlay together. */
+export const asideShare = 1 / 8;
 /** Chunks that bulk records behind the cut name. */
 export const namedChunksMax = 256 * 1024;
 

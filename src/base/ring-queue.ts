@@ -31,6 +31,11 @@ export class RingQueue<T> {
     return item;
   }
 
+  /** Oldest first; the queue stays as it is meanwhile. */
+  forEach(visit: (item: T) => void): void {
+    for (let i = 0; i < this.#length; i++) visit(this.#items[(this.#head + i) & (this.#items.length - 1)] as T);
+  }
+
   #grow(): void {
     const old = this.#items;
     const items = new Array<T | undefined>(old.length * 2).fill(undefined);

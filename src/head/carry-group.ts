@@ -22,6 +22,8 @@ export interface Fence {
   readonly position: LogPosition;
   /** The last operation before the fence, of each volume. */
   readonly ops: ReadonlyMap<Volume, OpNumber>;
+  /** Chunks whose blocks are not carried, since their device is aside. An entry of theirs is: what it names is durable. */
+  readonly isLate?: (volume: Volume, chunk: ChunkNumber) => boolean;
 }
 
 /** Adds to the last transaction of a step, and gives the log's new cut. */
@@ -64,7 +66,8 @@ export class CarryGroup {
     if (own !== undefined && slots.namedUntil(own.location) > fence.position) return undefined;
     const needed = own !== undefined && slots.namedUntil(own.location) <= fence.cut;
     const from = this.blocks.length;
-    if (!this.#takeBlocks(head, row, fence, needed)) return undefined;
+    if (fence.isLate?.(volume, chunk) === true ? !needed : !this.#takeBlocks(head, row, fence, needed))
+      return undefined;
     const to = this.blocks.length;
     const last = fence.ops.get(volume);
     const newest = overlay.opOf(row);

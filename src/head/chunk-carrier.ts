@@ -5,19 +5,19 @@
  * A group of chunks, in this order, each part finished before the next begins:
  *   1. piece by piece: look up the chunks, bring the data of their blocks together from cache and log, check it, write
  *      it to the slots; chunks that have none get one
- *   2. sync the devices, and the log, for what has taken the place of operations meanwhile
- *   3. index transactions, each durable when it completes; the last one of a step moves the log's cut, too. After each
- *      what it stored and what has not changed since is taken out of the overlay, and slots that were replaced are retired
+ *   2. sync the devices that were written to, and the log, for what has taken the place of operations meanwhile (and for
+ *      the data of chunks that were written as a whole: it is as durable as the records that name it)
+ *   3. index transactions, each durable when it completes; the last one of a step moves the log's cut, too (carry-store.ts)
  *
  * A group is as large as memory allows, because syncs are what is dear: a disk that has to empty its cache lets nobody
  * else in meanwhile. Pieces and transactions are small, because the loop serves nobody while it puts one together.
  *
  * Invariants:
  * - One group at a time; its data is written a bounded number of blocks at a time.
- * - While a group is under way, entries that it may make the index refer to are known (`isStoring`), so that nobody
+ * - While a group is under way, entries that it may make the index refer to are known (`takesOver`), so that nobody
  *   else retires their slots.
  */
-import { NO_SUM, takeSums } from '../base/checksum.ts';
+import { NO_SUM } from '../base/checksum.ts';
 import { isNoSpace } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import { completion, Gather, IoWindow } from '../base/io-wait.ts';
@@ -32,16 +32,23 @@ import {
   destageWritesInFlight,
 } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
+import { locationDevice } from '../base/location.ts';
 import type { Region, RegionSource } from '../base/memory.ts';
+import type { BlockNumber, ChunkNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 import { isEmpty } from '../index/chunk-entry.ts';
+import type { Device } from '../sled/device.ts';
 import type { DirtyList } from '../volume/overlay.ts';
+import type { Volume } from '../volume/volume.ts';
+import { BlockSource } from './block-source.ts';
 import type { CarryTask, Conclude, Fence } from './carry-group.ts';
 import { CarryGroup } from './carry-group.ts';
+import { CarryStore } from './carry-store.ts';
 import type { DestageStore } from './destage-store.ts';
 import { DestageStuck, DevicesFull } from './destage-store.ts';
 import type { Head } from './head.ts';
+import type { SlotAllocator } from './slot-allocator.ts';
 
 /** Some chunks of a group whose data lies in one buffer: its writes have to end before the buffer is used again. */
 class Piece {
@@ -67,24 +74,112 @@ class Piece {
   }
 }
 
+/** What a group writes to devices: to which, what is under way yet, and which of them could not be written. */
+class Landing {
+  readonly window = new IoWindow();
+  /** Slots that could not be written, and with which errno. */
+  readonly failed = new Map<Location, number>();
+  readonly #underWay = new Map<Device, number>();
+
+  get devices(): Iterable<Device> {
+    return this.#underWay.keys();
+  }
+
+  /** Devices that are waited for. */
+  get busyDevices(): Device[] {
+    return [...this.#underWay].filter(([, count]) => count > 0).map(([device]) => device);
+  }
+
+  hasFailed(device: Device): boolean {
+    return [...this.failed.keys()].some(location => locationDevice(location) === device.number);
+  }
+
+  begins(device: Device): void {
+    this.#underWay.set(device, (this.#underWay.get(device) ?? 0) + 1);
+  }
+
+  ended(device: Device): void {
+    this.#underWay.set(device, this.#underWay.get(device)! - 1);
+  }
+}
+
+/** A group that can be under way while others destage. */
+export class SeparateGroup extends CarryGroup {
+  /** Others may have destaged since it was begun. */
+  isBesideOthers = false;
+  /** Entries that the overlay has let go of, and whose slots nobody else retires. */
+  readonly orphans = new Set<ChunkEntry>();
+  readonly landing = new Landing();
+  /** From where on the list is to be carried yet. */
+  next = 0;
+  /** Of some of its chunks; they are not in it any more. */
+  failure: DestageStuck | undefined;
+  readonly #pinned: Location[] = [];
+  readonly #chunks = new Map<Volume, Set<ChunkNumber>>();
+  /** Where in the columns a block stands. */
+  readonly #rowOf = new Map<Volume, Map<BlockNumber, number>>();
+
+  /** Everything has its place. */
+  close(next: number, slots: SlotAllocator): void {
+    this.next = next;
+    for (const { volume, chunk, entry, from, to } of this.tasks) {
+      ofVolume(this.#chunks, volume, new Set()).add(chunk);
+      const rows = ofVolume(this.#rowOf, volume, new Map());
+      for (let i = from; i < to; i++) rows.set(this.blocks[i], i);
+      if (entry === undefined) continue;
+      slots.pin(entry.location);
+      this.#pinned.push(entry.location);
+    }
+  }
+
+  unpin(slots: SlotAllocator): void {
+    for (const location of this.#pinned.splice(0)) slots.unpin(location);
+  }
+
+  has(volume: Volume, chunk: ChunkNumber): boolean {
+    return this.#chunks.get(volume)?.has(chunk) === true;
+  }
+
+  /** A block's newest data lies elsewhere in the log: the same data. */
+  moved(volume: Volume, block: BlockNumber, from: number, to: number): void {
+    const row = this.#rowOf.get(volume)?.get(block);
+    if (row !== undefined && this.positions[row] === from) this.positions[row] = to;
+  }
+}
+
+function ofVolume<T>(map: Map<Volume, T>, volume: Volume, fresh: T): T {
+  const found = map.get(volume) ?? fresh;
+  map.set(volume, found);
+  return found;
+}
+
 export class ChunkCarrier {
   readonly #head: Head;
-  readonly #store: DestageStore;
+  readonly #logSynced: () => Promise<void>;
+  readonly #store: CarryStore;
+  readonly #source: BlockSource;
   readonly #pieces: readonly Piece[];
   readonly #storing = new Set<ChunkEntry>();
-  readonly #sum = new Uint32Array(1);
   /** A task that found no room in the last piece. */
   #left: CarryTask | undefined;
+  #separate: SeparateGroup | undefined;
 
   constructor(head: Head, store: DestageStore, regions: RegionSource) {
     this.#head = head;
-    this.#store = store;
+    this.#logSynced = () => store.logSynced();
+    this.#store = new CarryStore(head, store);
+    this.#source = new BlockSource(head);
     this.#pieces = Array.from({ length: destagePieces }, () => new Piece(regions.allocate(destagePieceBytes)));
   }
 
-  /** Whether a group that is under way may make the index refer to this entry. */
-  isStoring(entry: ChunkEntry): boolean {
-    return this.#storing.has(entry);
+  /**
+   * The overlay lets go of an entry: whether a group that is under way may make the index refer to it, so that its slot
+   * is left to that.
+   */
+  takesOver(entry: ChunkEntry): boolean {
+    if (!this.#storing.has(entry)) return false;
+    this.#separate?.orphans.add(entry);
+    return true;
   }
 
   /**
@@ -114,27 +209,155 @@ export class ChunkCarrier {
     const { tasks } = group;
     let stored = 0;
     try {
-      const next = await this.#writeGroup(group, dirty, from, fence);
+      const landing = new Landing();
+      const next = await this.#writeGroup(group, dirty, from, fence, landing);
       const isLast = next === dirty.chunks.length;
-      if (tasks.length > 0 || isLast) await this.#syncAll();
+      if (tasks.length > 0 || isLast) await this.#sync(landing);
       while (stored < tasks.length) {
         const end = Math.min(stored + destageTransactionChunks, tasks.length);
-        await this.#storeTasks(tasks.slice(stored, end), isLast && end === tasks.length ? conclude : undefined);
+        await this.#store.commit(tasks.slice(stored, end), isLast && end === tasks.length ? conclude : undefined);
         for (; stored < end; stored++) this.#taskStored(group, tasks[stored]);
         // The overlay may have room again.
         this.#head.roomFreed();
       }
-      if (isLast && tasks.length === 0) await this.#storeTasks([], conclude);
+      if (isLast && tasks.length === 0) await this.#store.commit([], conclude);
       return next;
     } finally {
       for (const task of tasks.slice(stored)) this.#taskFailed(task);
     }
   }
 
+  // --- one group, with others destaging beside it ------------------------------------------------------------------------
+
+  /**
+   * The same in three parts, for where a device may take its time. Nobody else destages during `begin` and `finish`, others
+   * may during `land`: so all that is needed is in memory and has its place before, the slots are pinned, and what has been
+   * overtaken by then is found out afterwards. Of a list, from `from` on, as much as memory is there for. Each part rejects
+   * with `DestageStuck`; after `land` or `finish` has, `abandon` is due. Chunks that cannot be written do not keep the others
+   * of their group from being carried: `finish` rejects when those are. Only where nobody else has destaged since `begin` may
+   * it conclude a step: then all that was taken is stored, whatever has been written since.
+   */
+  async begin(dirty: DirtyList, from: number, fence: Fence): Promise<SeparateGroup> {
+    const group = new SeparateGroup();
+    this.#left = undefined;
+    let next = from;
+    try {
+      for (const piece of this.#pieces) {
+        next = this.#fill(piece, group, dirty, next, fence, destagePieceBytes);
+        if (piece.tasks.length > 0) await this.#gatherData(group, piece);
+      }
+      if (this.#left !== undefined) {
+        // It is on no piece.
+        this.#taskFailed(group.tasks.pop()!);
+        next--;
+      }
+      for (const task of group.tasks) this.#place(group, task);
+    } catch (error) {
+      for (const task of group.tasks) this.#taskFailed(task);
+      throw error;
+    }
+    for (const task of group.tasks) if (this.#store.isOrphaned(task)) group.orphans.add(task.base!);
+    group.close(next, this.#head.slots);
+    this.#separate = group;
+    return group;
+  }
+
+  async land(group: SeparateGroup): Promise<void> {
+    const { landing } = group;
+    try {
+      for (const piece of this.#pieces) if (piece.tasks.length > 0) await this.#writeData(group, piece, landing);
+    } finally {
+      await landing.window.drained();
+    }
+    group.failure = this.#judge(landing);
+    if (group.failure !== undefined) this.#dropUnwritten(group);
+    await this.#sync(landing);
+    for (const device of landing.devices) if (!landing.hasFailed(device)) this.#head.sled.writeSucceeded(device);
+  }
+
+  #dropUnwritten(group: SeparateGroup): void {
+    const { tasks, landing } = group;
+    for (const task of tasks.splice(0)) {
+      if (task.entry === undefined || !landing.failed.has(task.entry.location)) tasks.push(task);
+      else this.#drop(task, group);
+    }
+  }
+
+  async finish(group: SeparateGroup, conclude?: Conclude): Promise<void> {
+    await this.#logSynced();
+    do {
+      const due: CarryTask[] = [];
+      for (const task of group.tasks.splice(0, destageTransactionChunks)) {
+        if (group.isBesideOthers && this.#isOvertaken(task, group)) this.#drop(task, group);
+        else due.push({ ...task, indexed: task.volume.lookupIndexed(task.chunk) });
+      }
+      const conclusion = group.tasks.length === 0 && group.failure === undefined ? conclude : undefined;
+      try {
+        if (due.length > 0 || conclusion !== undefined) await this.#store.commit(due, conclusion);
+      } catch (error) {
+        group.tasks.unshift(...due);
+        throw error;
+      }
+      for (const task of due) this.#taskStored(group, task);
+      this.#head.roomFreed();
+    } while (group.tasks.length > 0);
+    this.#end(group);
+    if (group.failure !== undefined) throw group.failure;
+  }
+
+  /** Nothing of what is left of it is carried. */
+  abandon(group: SeparateGroup): void {
+    for (const task of group.tasks.splice(0)) this.#drop(task, group);
+    this.#end(group);
+  }
+
+  #end(group: SeparateGroup): void {
+    group.unpin(this.#head.slots);
+    this.#separate = undefined;
+  }
+
+  /**
+   * Whether the chunk was dropped or is elsewhere by now: what was written to its slot is nobody's any more. (Blocks that
+   * were written meanwhile are in the overlay still, and newer there.)
+   */
+  #isOvertaken({ volume, chunk, base, from, to }: CarryTask, { blocks }: CarryGroup): boolean {
+    if (this.#head.volume(volume.number) !== volume || volume.isDropPending(chunk)) return true;
+    if (volume.lookup(chunk)?.location !== base?.location) return true;
+    for (let i = from; i < to; i++) if (this.#head.overlay.findBlock(volume.number, blocks[i]) < 0) return true;
+    return false;
+  }
+
+  /** A task that is not carried. Others may have destaged meanwhile: only what is nobody else's business is undone. */
+  #drop({ base, entry }: CarryTask, { orphans }: SeparateGroup): void {
+    const { slots } = this.#head;
+    if (base !== undefined) this.#storing.delete(base);
+    if (this.#store.hasFailed) return;
+    if (base === undefined && entry !== undefined) slots.release(entry.location);
+    if (base !== undefined && orphans.has(base)) {
+      slots.retire(base.location, slots.namedUntil(base.location), false);
+    }
+  }
+
+  #taskStored(group: CarryGroup, task: CarryTask): void {
+    if (task.base !== undefined) this.#storing.delete(task.base);
+    this.#store.stored(group, task);
+  }
+
+  #taskFailed(task: CarryTask): void {
+    if (task.base !== undefined) this.#storing.delete(task.base);
+    this.#store.failed(task);
+  }
+
   // --- data --------------------------------------------------------------------------------------------------------------
 
-  async #writeGroup(group: CarryGroup, dirty: DirtyList, from: number, fence: Fence): Promise<number> {
-    const window = new IoWindow();
+  async #writeGroup(
+    group: CarryGroup,
+    dirty: DirtyList,
+    from: number,
+    fence: Fence,
+    landing: Landing,
+  ): Promise<number> {
+    const { window } = landing;
     let next = from;
     this.#left = undefined;
     try {
@@ -145,32 +368,42 @@ export class ChunkCarrier {
         next = this.#fill(piece, group, dirty, next, fence);
         if (piece.tasks.length === 0) break;
         await this.#gatherData(group, piece);
-        await this.#writeData(group, piece, window);
+        for (const task of piece.tasks) this.#place(group, task);
+        await this.#writeData(group, piece, landing);
       }
     } finally {
       // Buffers and slots are not let go of while the device still works on them.
       await window.drained();
     }
-    const { sled } = this.#head;
-    for (const { entry } of group.tasks) {
-      if (entry === undefined) continue;
-      sled.carried(entry.location);
-      if (window.error === 0) continue;
-      if (isNoSpace(window.error)) throw new DevicesFull('the file system of a device has no space left');
-      sled.writeFailed(entry.location);
-      throw new DestageStuck('a device cannot be written');
-    }
+    const failure = this.#judge(landing);
+    if (failure !== undefined) throw failure;
     return next;
   }
 
+  /** The writes of a group have ended: what is wrong, if anything. */
+  #judge({ failed }: Landing): DestageStuck | undefined {
+    if (failed.size === 0) return undefined;
+    const broken = [...failed].filter(([, errno]) => !isNoSpace(errno));
+    if (broken.length === 0) return new DevicesFull('the file system of a device has no space left');
+    for (const [location] of broken) this.#head.sled.writeFailed(location);
+    return new DestageStuck('a device cannot be written');
+  }
+
   /** Takes chunks of the list as long as their data fits the piece and the group; returns where to go on. */
-  #fill(piece: Piece, group: CarryGroup, dirty: DirtyList, from: number, fence: Fence): number {
+  #fill(
+    piece: Piece,
+    group: CarryGroup,
+    dirty: DirtyList,
+    from: number,
+    fence: Fence,
+    usualBytes = destagePieceUsualBytes,
+  ): number {
     piece.clear();
     const left = this.#left;
     this.#left = undefined;
     if (left !== undefined) this.#addTo(piece, group, left);
     let next = from;
-    while (next < dirty.chunks.length && piece.usedBytes < destagePieceUsualBytes) {
+    while (next < dirty.chunks.length && piece.usedBytes < usualBytes) {
       if (group.tasks.length >= destageGroupChunks || group.blocks.length >= destageGroupBlocks) break;
       const volume = this.#head.volume(dirty.volumes[next]);
       const chunk = dirty.chunks[next];
@@ -198,59 +431,48 @@ export class ChunkCarrier {
   }
 
   /** Brings the data of a piece's blocks into its buffer and checks it against its checksums. */
-  async #gatherData(group: CarryGroup, piece: Piece): Promise<void> {
-    const { cache, log } = this.#head;
-    const { region, offsets, firstBlock } = piece;
+  async #gatherData(group: CarryGroup, { region, tasks, offsets, firstBlock }: Piece): Promise<void> {
     const gather = new Gather();
-    for (const task of piece.tasks) {
+    for (const task of tasks) {
       for (let i = task.from; i < task.to; i++) {
         const offset = offsets[i - firstBlock];
         if (offset < 0) continue;
-        const slot = cache.peek(task.volume.number, group.blocks[i]);
-        if (slot >= 0) cache.copyOut(slot, 0, BLOCK_BYTES, region.bytes, offset);
-        else log.read(group.positions[i], region, offset, BLOCK_BYTES, gather.expect());
+        this.#source.fetch(task.volume.number, group.blocks[i], group.positions[i], region, offset, gather);
       }
     }
-    if ((await gather.close()) < 0) throw new DestageStuck('the op log cannot be read');
-    for (const task of piece.tasks) {
+    await this.#source.fetched(gather);
+    for (const task of tasks) {
       for (let i = task.from; i < task.to; i++) {
         const offset = offsets[i - firstBlock];
-        if (offset >= 0 && !this.#matches(group, i, region, offset))
+        if (offset >= 0 && !this.#source.matches(group.sums[i], region, offset))
           await this.#gatherAgain(group, task, i, region, offset);
       }
     }
   }
 
-  #matches(group: CarryGroup, index: number, region: Region, offset: number): boolean {
-    takeSums(this.#head.checksums, region.bytes, offset, 1, this.#sum, 0);
-    return this.#sum[0] === group.sums[index];
-  }
-
   /**
-   * A copy of a block does not match its checksum: the cache may have had a newer one. The log's copy decides; where that
-   * is bad too it is carried over as it is, beside the checksum that tells: one block is lost, and reads of it say so,
-   * but everything else goes on.
+   * Where the log's copy is bad, too, the block is carried over as it is, beside the checksum that tells: one block is
+   * lost, and reads of it say so, but everything else goes on.
    */
   async #gatherAgain(group: CarryGroup, task: CarryTask, index: number, region: Region, offset: number): Promise<void> {
     const position = group.positions[index];
-    const read = (request: IoRequest) => this.#head.log.read(position, region, offset, BLOCK_BYTES, request);
-    if ((await completion(read)) < 0) throw new DestageStuck('the op log cannot be read');
-    if (this.#matches(group, index, region, offset)) return;
+    if (await this.#source.fetchAgain(position, group.sums[index], region, offset)) return;
     this.#head.corruptionFound(task.volume, group.blocks[index], { kind: 'log', position });
   }
 
-  /** Decides on slots and starts to write a piece's blocks, neighbours as one. `piece.written` is of all of them. */
-  async #writeData(group: CarryGroup, piece: Piece, window: IoWindow): Promise<void> {
+  /** Starts to write a piece's blocks to their slots, neighbours as one. `piece.written` is of all of them. */
+  async #writeData(group: CarryGroup, piece: Piece, landing: Landing): Promise<void> {
     const gather = new Gather();
     piece.written = gather.result;
-    const request = window.joinedBy(gather);
+    const { window } = landing;
     const { region, offsets, firstBlock } = piece;
     const { blocks } = group;
     try {
       for (const task of piece.tasks) {
-        this.#place(group, task);
-        if (task.entry === undefined) continue;
-        const slot = task.entry.location - task.chunk * task.volume.blocksPerChunk;
+        if (task.entry === undefined || task.from === task.to) continue;
+        const { location } = task.entry;
+        const slot = location - task.chunk * task.volume.blocksPerChunk;
+        const request = this.#requestFor(location, gather, landing);
         for (let i = task.from; i < task.to; ) {
           const offset = offsets[i - firstBlock];
           let j = i + 1;
@@ -259,6 +481,7 @@ export class ChunkCarrier {
             if (window.inFlight >= this.#writesInFlight()) await window.room(this.#writesInFlight());
             window.begin();
             gather.expect();
+            request.begin();
             this.#head.sled.write((slot + blocks[i]) as Location, region, offset, (j - i) * BLOCK_BYTES, request);
           }
           i = j;
@@ -267,6 +490,26 @@ export class ChunkCarrier {
     } finally {
       void gather.close();
     }
+  }
+
+  /** What the writes of a chunk are started with, each after a call of `begin`. */
+  #requestFor(location: Location, gather: Gather, landing: Landing): IoRequest & { begin(): void } {
+    const { sled } = this.#head;
+    const device = sled.device(locationDevice(location));
+    const request = landing.window.joinedBy(gather);
+    let begunMs = 0;
+    return {
+      begin: () => {
+        begunMs = sled.carryBegins(device);
+        landing.begins(device);
+      },
+      ioCompleted: result => {
+        sled.carryEnded(device, begunMs);
+        landing.ended(device);
+        if (result < 0) landing.failed.set(location, result);
+        request.ioCompleted(result);
+      },
+    };
   }
 
   /** Clients' reads queue behind these writes: there are many at a time only when clients wait for room anyway. */
@@ -291,74 +534,17 @@ export class ChunkCarrier {
     task.entry = { op: task.op, location, sums };
   }
 
-  // --- index -------------------------------------------------------------------------------------------------------------
+  // --- durability --------------------------------------------------------------------------------------------------------
 
-  /**
-   * Devices, for what the index will say of them; and the log: where a newer operation has taken the place of one below
-   * the cut, it has to be as durable as that was.
-   */
-  async #syncAll(): Promise<void> {
-    const devicesSynced = completion(request => this.#head.sled.syncAll(request)).then(result => {
+  /** All have ended before anything is let go of. */
+  async #sync(landing: Landing): Promise<void> {
+    const devicesSynced = [...landing.devices].map(async device => {
+      landing.begins(device);
+      const result = await completion(request => this.#head.sled.syncDevices([device], request));
+      landing.ended(device);
       if (result < 0) throw new DestageStuck('a device cannot be synced');
     });
-    // Both have ended before anything is let go of.
-    const outcomes = await Promise.allSettled([devicesSynced, this.#store.logSynced()]);
+    const outcomes = await Promise.allSettled([...devicesSynced, this.#logSynced()]);
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
-  }
-
-  async #storeTasks(tasks: readonly CarryTask[], conclude: Conclude | undefined): Promise<void> {
-    const { index, slots } = this.#head;
-    this.#store.refuseFailed();
-    const transaction = index.begin();
-    for (const { volume, chunk, indexed, entry } of tasks) {
-      if (indexed !== undefined && indexed.location !== entry?.location) slots.unmarkIndexed(indexed.location);
-      if (entry === undefined) {
-        if (indexed !== undefined) transaction.removeChunk(volume.number, chunk);
-        continue;
-      }
-      transaction.putChunk(volume.number, chunk, entry);
-      if (indexed?.location !== entry.location) slots.markIndexed(entry.location);
-    }
-    const cut = conclude?.(transaction);
-    await this.#store.commit(transaction, cut);
-  }
-
-  /** The index has it: the overlay lets go of what has not changed since, and replaced slots are retired. */
-  #taskStored(group: CarryGroup, task: CarryTask): void {
-    const { overlay, slots } = this.#head;
-    const { volume, chunk, base, indexed, entry } = task;
-    if (base !== undefined) this.#storing.delete(base);
-    volume.indexChanged(chunk, entry);
-    for (let i = task.from; i < task.to; i++) {
-      const row = overlay.findBlock(volume.number, group.blocks[i]);
-      if (row >= 0 && overlay.positionOf(row) === group.positions[i]) overlay.removeBlock(row);
-    }
-    const row = overlay.findChunk(volume.number, chunk);
-    if (row >= 0 && base !== undefined && overlay.entryOf(row) === base) overlay.removeEntry(row);
-    if (indexed !== undefined && indexed.location !== entry?.location) {
-      slots.retire(indexed.location, slots.namedUntil(indexed.location), entry === undefined);
-    }
-    // A chunk that was written as a whole and then zeroed block by block never reaches the index.
-    if (entry === undefined && base !== undefined && base.location !== indexed?.location) {
-      slots.retire(base.location, slots.namedUntil(base.location), true);
-    }
-  }
-
-  /**
-   * Nothing has changed, but what the overlay let go of meanwhile was left for the index, which will not have it. Not
-   * after the index has failed: what it holds is found out at the next start, and until then no slot comes free.
-   */
-  #taskFailed(task: CarryTask): void {
-    const { overlay, slots } = this.#head;
-    const { volume, chunk, base, indexed, entry } = task;
-    if (base !== undefined) this.#storing.delete(base);
-    if (this.#store.failed) return;
-    if (base === undefined) {
-      if (entry !== undefined) slots.release(entry.location);
-      return;
-    }
-    if (base.location === indexed?.location) return;
-    const row = overlay.findChunk(volume.number, chunk);
-    if (row < 0 || overlay.entryOf(row) !== base) slots.retire(base.location, slots.namedUntil(base.location), false);
   }
 }

@@ -12,9 +12,12 @@ import { assert } from '../base/assert.ts';
 import { SledgeError } from '../base/errors.ts';
 import type { CancelTimer, Clock } from '../base/io.ts';
 import {
+  asideShare,
   destageAgeMs,
   destageFillLow,
   destageFillStart,
+  destagePatienceMs,
+  destageRetryMs,
   destageStepSegments,
   destageStepsPerLog,
   dropAgeMs,
@@ -23,14 +26,21 @@ import {
 } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
 import type { RegionSource } from '../base/memory.ts';
-import type { ChunkNumber, Epoch, LogPosition, OpNumber } from '../base/units.ts';
+import type { ChunkNumber, Epoch, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 import type { IndexTransaction } from '../index/index-store.ts';
+import { writeRecordBytes } from '../oplog/record.ts';
+import type { DirtyList } from '../volume/overlay.ts';
 import type { Volume } from '../volume/volume.ts';
+import type { Conclude, Fence } from './carry-group.ts';
+import type { SeparateGroup } from './chunk-carrier.ts';
 import { ChunkCarrier } from './chunk-carrier.ts';
 import { DestageStore, DestageStuck, DevicesFull } from './destage-store.ts';
 import type { DestageControl, Head } from './head.ts';
+import { LateLane } from './late-lane.ts';
 import { Pace } from './pace.ts';
+import type { ChunkOf } from './relog.ts';
+import { Relog } from './relog.ts';
 
 export interface DestageEvents {
   /** Destaging cannot go on, and why; it is tried again later. */
@@ -47,15 +57,24 @@ export interface DestagePorts {
   readonly epoch: Epoch;
 }
 
-const RETRY_MS = 1000;
 const INDEX_REMOVALS_AT_ONCE = 1024;
+
+/** Chunks that a step leaves out. */
+type LateChunks = Map<Volume, Set<ChunkNumber>>;
 
 export class Destage implements DestageControl {
   readonly #head: Head;
   readonly #ports: DestagePorts;
   readonly #store: DestageStore;
-  readonly #carrier: ChunkCarrier;
+  #carrier: ChunkCarrier;
   readonly #pace: Pace;
+  readonly #late: LateLane;
+  /** Made when it is needed first: it has a buffer. */
+  #relog: Relog | undefined;
+  /** Blocks in the overlay of volumes with something on a device that is aside: counted now and then, and what came since. */
+  #asideRows = 0;
+  /** What their data takes in the log at least. */
+  #asideBytes = 0;
   #running = false;
   #wanted = false;
   #stopped = false;
@@ -75,6 +94,12 @@ export class Destage implements DestageControl {
     this.#store = new DestageStore(ports.head, ports.epoch);
     this.#pace = new Pace(ports.clock, () => ports.head.roomFreed());
     this.#carrier = new ChunkCarrier(ports.head, this.#store, ports.regions);
+    this.#late = new LateLane({
+      ...ports,
+      store: this.#store,
+      exclusively: work => this.exclusively(work),
+      roundEnded: () => this.#countAside(),
+    });
   }
 
   committed(): void {
@@ -94,25 +119,47 @@ export class Destage implements DestageControl {
   }
 
   hurry(): void {
+    if (!this.#gainsRoom) return;
     this.#wanted = true;
     if (!this.#running) this.#begin();
   }
 
   admits(recordBytes: number): boolean {
     if (this.#stuck || this.#stopped) return true;
-    return this.#pace.admits(recordBytes, this.fill, this.#head.log.limitBytes);
+    const { log } = this.#head;
+    return this.#pace.admits(recordBytes, this.#fillOf(this.#limitBytes), log.limitBytes);
+  }
+
+  get asideHasRoom(): boolean {
+    const { log, overlay } = this.#head;
+    return this.#asideRows < Math.min(overlay.capacity, log.limitBytes / writeRecordBytes(1)) * asideShare;
+  }
+
+  asideTakes(rows: number): void {
+    this.#asideRows += rows;
+    this.#asideBytes += rows * writeRecordBytes(1);
+  }
+
+  asideRoomWanted(): void {
+    this.#late.wanted();
   }
 
   get storageIsFull(): boolean {
     return this.#devicesFull;
   }
 
-  isStoring(entry: ChunkEntry): boolean {
-    return this.#carrier.isStoring(entry);
+  takesOver(entry: ChunkEntry): boolean {
+    return this.#carrier.takesOver(entry) || this.#late.takesOver(entry);
   }
 
   /** Destages all that was committed before the call. Rejects when it cannot go on. */
   async all(): Promise<void> {
+    await this.cutAll();
+    await this.#late.drained();
+  }
+
+  /** The same, but for devices that are aside: then the log's cut is behind what was committed before the call. */
+  async cutAll(): Promise<void> {
     const target = this.#head.log.committedEnd;
     try {
       while (this.#head.log.cut < target) {
@@ -137,6 +184,7 @@ export class Destage implements DestageControl {
     this.#dropTimer?.();
     this.#retryTimer?.();
     while (this.#running) await this.#idle();
+    await this.#late.stop();
   }
 
   /** Runs `work` while no destage runs: changes of the index that are not destage. */
@@ -158,19 +206,39 @@ export class Destage implements DestageControl {
   // --- when --------------------------------------------------------------------------------------------------------------
 
   get fill(): number {
+    return this.#fillOf(this.#head.log.limitBytes);
+  }
+
+  /** Whether there is more than what would only be carried forward. */
+  get #gainsRoom(): boolean {
     const { log, overlay } = this.#head;
-    return Math.max(log.usedBytes / log.limitBytes, overlay.fill);
+    if (!this.#late.isOpen || log.usedBytes - this.#asideBytes > log.segmentBytes) return true;
+    return overlay.usedRows - this.#asideRows > overlay.capacity / 16;
+  }
+
+  /** Without what is only carried forward: no step makes room of that. */
+  #fillOf(limitBytes: number): number {
+    const { log, overlay } = this.#head;
+    const [bytes, rows] = this.#late.isOpen ? [this.#asideBytes, this.#asideRows] : [0, 0];
+    const logFill = shareOf(log.usedBytes - bytes, limitBytes - bytes);
+    return Math.max(logFill, shareOf(overlay.usedRows - rows, overlay.capacity - rows));
+  }
+
+  /** What the log may take of clients: some is left for what a step has to carry forward. */
+  get #limitBytes(): number {
+    const { limitBytes, segmentBytes } = this.#head.log;
+    return this.#head.sled.hasAside ? limitBytes - (this.#segmentsAtOnce() + 1) * segmentBytes : limitBytes;
   }
 
   #isFull(): boolean {
-    const { log, overlay, slots } = this.#head;
-    if (log.usedBytes > log.limitBytes * destageFillStart || overlay.fill > destageFillStart) return true;
+    const { slots } = this.#head;
+    if (this.fill > destageFillStart && this.#gainsRoom) return true;
     return slots.retiredCount > retiredChunksMax || slots.namedCount > namedChunksMax || slots.isShort;
   }
 
   #isLow(): boolean {
-    const { log, overlay, slots } = this.#head;
-    if (log.usedBytes > log.limitBytes * destageFillLow || overlay.fill > destageFillLow) return false;
+    const { slots } = this.#head;
+    if (this.fill > destageFillLow && this.#gainsRoom) return false;
     return slots.retiredCount <= retiredChunksMax / 2 && slots.namedCount <= namedChunksMax / 2 && !slots.isShort;
   }
 
@@ -202,7 +270,7 @@ export class Destage implements DestageControl {
           this.#stopped = true;
           return;
         }
-        this.#retryTimer = this.#ports.clock.after(RETRY_MS, () => {
+        this.#retryTimer = this.#ports.clock.after(destageRetryMs, () => {
           this.#retryTimer = undefined;
           if (!this.#running) this.#begin();
         });
@@ -252,9 +320,11 @@ export class Destage implements DestageControl {
     const ops = new Map<Volume, OpNumber>();
     for (const volume of this.#head.volumes()) ops.set(volume, volume.committedOp);
     const putBack = (from: number) => overlay.putBackDirty(segment, dirty, from);
+    let late: LateChunks | undefined;
     try {
       await this.#store.logSynced();
       await this.#carryDrops();
+      if (this.#late.isOpen) late = await this.#carryForward(dirty, cut);
     } catch (error) {
       putBack(0);
       throw error;
@@ -265,12 +335,110 @@ export class Destage implements DestageControl {
       }
       return cut;
     };
-    await this.#carrier.carryAll(dirty, { cut, position, ops }, conclude, putBack);
+    const isLate = (volume: Volume, chunk: ChunkNumber) => late?.get(volume)?.has(chunk) === true;
+    const fence = { cut, position, ops, ...(late !== undefined && { isLate }) };
+    if (!(await this.#carry(dirty, fence, conclude, putBack))) {
+      // What is in the way is left out when it is tried again.
+      this.#wanted = true;
+      return;
+    }
     for (const [volume, lastOp] of ops) volume.storedOp = lastOp;
     this.#pace.stepEnded();
     log.trim(cut);
     this.#head.slots.cutPassed(cut);
     this.steps++;
+    if (late === undefined) return;
+    this.#countAside();
+    this.#late.wanted();
+  }
+
+  /** False where a part was handed over to the lane for what is late: nothing was concluded, and the rest is dirty still. */
+  async #carry(dirty: DirtyList, fence: Fence, conclude: Conclude, putBack: (from: number) => void): Promise<boolean> {
+    if (this.#head.sled.deviceCount === 1) {
+      await this.#carrier.carryAll(dirty, fence, conclude, putBack);
+      return true;
+    }
+    // Where one device may hold up another a group is no larger than what can be handed over.
+    let from = 0;
+    try {
+      do {
+        const carrier = this.#carrier;
+        const group = await carrier.begin(dirty, from, fence);
+        const landed = carrier.land(group);
+        if (await this.#handedOver(carrier, group, landed)) {
+          putBack(from);
+          return false;
+        }
+        try {
+          await landed;
+          await carrier.finish(group, group.next === dirty.chunks.length ? conclude : undefined);
+        } catch (error) {
+          carrier.abandon(group);
+          throw error;
+        }
+        from = group.next;
+      } while (from < dirty.chunks.length);
+    } catch (error) {
+      putBack(from);
+      throw error;
+    }
+    return true;
+  }
+
+  /** Waits for what a group writes, but not for a device that is ill while others are well. */
+  async #handedOver(carrier: ChunkCarrier, group: SeparateGroup, landed: Promise<void>): Promise<boolean> {
+    let hasLanded = false;
+    const done = () => {
+      hasLanded = true;
+    };
+    const ended = landed.then(done, done);
+    for (;;) {
+      let cancel: CancelTimer = () => {};
+      const patience = new Promise<void>(resolve => {
+        cancel = this.#ports.clock.after(destagePatienceMs, resolve);
+      });
+      await Promise.race([ended, patience]);
+      cancel();
+      if (hasLanded || this.#stopped) return false;
+      if (!this.#head.sled.judgeStalled(group.landing.busyDevices)) continue;
+      const spare = this.#late.adopt(carrier, group, landed);
+      if (spare === undefined) continue;
+      this.#carrier = spare;
+      return true;
+    }
+  }
+
+  /**
+   * What of the list is on devices that are aside is appended to the log again, so that the step goes on without them. Where
+   * the log has no room for that, it has to wait for them.
+   */
+  async #carryForward(dirty: DirtyList, cut: LogPosition): Promise<LateChunks | undefined> {
+    const late: LateChunks = new Map();
+    const chunks: ChunkOf[] = [];
+    for (let i = 0; i < dirty.chunks.length; i++) {
+      const volume = this.#head.volume(dirty.volumes[i]);
+      const chunk = dirty.chunks[i];
+      if (volume === undefined || late.get(volume)?.has(chunk) || !this.#late.isLate(volume, chunk)) continue;
+      chunks.push({ volume, chunk });
+      const known = late.get(volume);
+      if (known === undefined) late.set(volume, new Set([chunk]));
+      else known.add(chunk);
+    }
+    if (chunks.length === 0) return undefined;
+    this.#relog ??= new Relog(this.#head, this.#ports.regions, (...move) => this.#late.moved(...move));
+    if (await this.#relog.forward(chunks, cut)) return late;
+    if (!this.#late.isUnderWay) return undefined;
+    throw new DestageStuck('the op log is full of what a device takes its time for');
+  }
+
+  #countAside(): void {
+    const { slots, overlay } = this.#head;
+    const volumes = new Set<VolumeNumber>();
+    for (const { number } of this.#head.volumes()) if (slots.liesAside(number)) volumes.add(number);
+    const { rows, withData } = volumes.size === 0 ? { rows: 0, withData: 0 } : overlay.blocksOf(volumes);
+    this.#asideRows = rows;
+    this.#asideBytes = withData * writeRecordBytes(1);
+    this.#head.roomFreed();
   }
 
   /** Syncs are dear, so a step takes as much as a large log can spare; a small one is cut in small steps. */
@@ -320,4 +488,9 @@ export class Destage implements DestageControl {
     }
     return next;
   }
+}
+
+/** 0 to 1, where nothing may be left of the whole. */
+function shareOf(part: number, whole: number): number {
+  return whole <= 0 ? 1 : Math.max(0, Math.min(1, part / whole));
 }

@@ -2,8 +2,8 @@
  * Gives the space of dropped slots back to the devices: a file shrinks, an SSD learns of it. A slot is free for others
  * only when its discard has ended, or it would take the new data with it.
  *
- * One discard at a time, neighbours joined: punching holes into a file holds up all other I/O on it. A discard is
- * advice; one that fails changes nothing but that the space stays taken until the slot is used again.
+ * One discard at a time on each device, neighbours joined: punching holes into a file holds up all other I/O on it. A discard
+ * is advice; one that fails changes nothing but that the space stays taken until the slot is used again.
  */
 import type { IoRequest } from '../base/io.ts';
 import { discardBytesMax } from '../base/limits.ts';
@@ -23,7 +23,34 @@ interface Range {
   lengthBytes: number;
 }
 
-export class DiscardedSpace implements IoRequest {
+export class DiscardedSpace {
+  readonly #sled: Sled;
+  readonly #owner: SpaceOwner;
+  readonly #devices = new Map<number, DeviceDiscards>();
+
+  constructor(sled: Sled, owner: SpaceOwner) {
+    this.#sled = sled;
+    this.#owner = owner;
+  }
+
+  discard(location: Location, lengthBytes: number): void {
+    const number = locationDevice(location);
+    let discards = this.#devices.get(number);
+    if (discards === undefined) {
+      discards = new DeviceDiscards(this.#sled, this.#owner);
+      this.#devices.set(number, discards);
+    }
+    discards.add(location, lengthBytes);
+  }
+
+  /** Begins no further discard; resolves when those under way have ended. What waits is found free at the next start. */
+  async stop(): Promise<void> {
+    await Promise.all([...this.#devices.values()].map(discards => discards.stop()));
+  }
+}
+
+/** The discards of one device. */
+class DeviceDiscards implements IoRequest {
   readonly #sled: Sled;
   readonly #owner: SpaceOwner;
   readonly #queue = new RingQueue<Range>();
@@ -37,12 +64,11 @@ export class DiscardedSpace implements IoRequest {
     this.#owner = owner;
   }
 
-  discard(location: Location, lengthBytes: number): void {
+  add(location: Location, lengthBytes: number): void {
     const last = this.#last;
     const follows =
       last !== undefined &&
       last.location + last.lengthBytes / BLOCK_BYTES === location &&
-      locationDevice(last.location) === locationDevice(location) &&
       last.lengthBytes + lengthBytes <= discardBytesMax;
     if (follows) {
       last.lengthBytes += lengthBytes;
@@ -61,7 +87,6 @@ export class DiscardedSpace implements IoRequest {
     if (this.#current === undefined) for (const resolve of this.#waiting.splice(0)) resolve();
   }
 
-  /** Begins no further discard; resolves when the one under way has ended. What waits is found free at the next start. */
   async stop(): Promise<void> {
     this.#stopped = true;
     if (this.#current !== undefined) await new Promise<void>(resolve => this.#waiting.push(resolve));

@@ -72,8 +72,14 @@ export interface DestageControl {
   readonly storageIsFull: boolean;
   /** Of log or overlay, whichever has less left. */
   readonly fill: number;
-  /** Whether a transaction that is under way will make the index refer to this entry. */
-  isStoring(entry: ChunkEntry): boolean;
+  /** The overlay lets go of this entry: whether its slot is left to a transaction that is under way. */
+  takesOver(entry: ChunkEntry): boolean;
+  /** Whether volumes with something on a device that is aside may take further rows of log and overlay now. */
+  readonly asideHasRoom: boolean;
+  /** A volume of that kind takes so many. */
+  asideTakes(rows: number): void;
+  /** One waits for them. */
+  asideRoomWanted(): void;
 }
 
 export class Head implements Committer, RequestHandler {
@@ -131,6 +137,12 @@ export class Head implements Committer, RequestHandler {
       slots: ports.slots,
       roomWanted: () => this.#destage?.hurry(),
       isAdmitted: recordBytes => this.#destage?.admits(recordBytes) ?? true,
+      liesAside: volume => this.sled.hasAside && this.slots.liesAside(volume.number),
+      get asideHasRoom() {
+        return head.#destage?.asideHasRoom ?? true;
+      },
+      asideTakes: rows => this.#destage?.asideTakes(rows),
+      asideRoomWanted: () => this.#destage?.asideRoomWanted(),
       get storageIsFull() {
         return head.#destage?.storageIsFull ?? false;
       },
@@ -179,8 +191,14 @@ export class Head implements Committer, RequestHandler {
     return this.#volumes.values();
   }
 
+  /** For room in log or overlay. */
   get waitingWrites(): number {
     return this.#writer.waitingCount;
+  }
+
+  /** The same, of volumes with something on a device that is aside. */
+  get waitingAsideWrites(): number {
+    return this.#writer.waitingAsideCount;
   }
 
   // --- requests ----------------------------------------------------------------------------------------------------------
@@ -225,6 +243,20 @@ export class Head implements Committer, RequestHandler {
     this.cache.invalidate(volume.number, 0, Number.POSITIVE_INFINITY);
     volume.forgetEntries();
     this.#writer.resume();
+  }
+
+  /** Nobody appends for a client until `letWritersOn`; `onRoom` is called when there may be room in the log. */
+  holdWritersBack(onRoom: () => void): void {
+    this.#writer.holdBack(onRoom);
+  }
+
+  letWritersOn(): void {
+    this.#writer.letOn();
+  }
+
+  /** Resolves when everything that was appended has been committed, or the log has failed. */
+  appendedIsCommitted(): Promise<void> {
+    return new Promise(resolve => this.#writer.waitForCommit({ committedSoFar: resolve }));
   }
 
   /** Makes everything that was committed durable. Resolves with 0 or EIO. */
@@ -354,8 +386,8 @@ export class Head implements Committer, RequestHandler {
   #letGo(volume: Volume, chunk: ChunkNumber, until: LogPosition, dropped: boolean): void {
     const row = this.overlay.findChunk(volume.number, chunk);
     const entry = row >= 0 ? this.overlay.entryOf(row) : undefined;
-    if (entry === undefined || this.#destage?.isStoring(entry) === true) return;
-    if (volume.lookupIndexed(chunk)?.location === entry.location) return;
+    if (entry === undefined || volume.lookupIndexed(chunk)?.location === entry.location) return;
+    if (this.#destage?.takesOver(entry) === true) return;
     this.slots.retire(entry.location, until, dropped);
   }
 }

@@ -10,7 +10,9 @@
  *   until the log's cut has passed every record that names it.
  * - `indexed` is a subset of `used`; both belong to the column's one volume.
  * - A column without a used slot goes back to its device.
- * - A slot whose content was dropped is in use until its space has been given back.
+ * - A slot whose content was dropped is in use until its space has been given back, and a slot that is *pinned*, because a
+ *   write to it may be under way still, until it is unpinned.
+ * - A column of a device that is aside is reserved only where no other has one.
  */
 import { assert } from '../base/assert.ts';
 import { clearBit, setBit, testBit } from '../base/bits.ts';
@@ -48,6 +50,8 @@ interface VolumeSpace {
   usedSlots: number;
   /** Columns that may have a free slot; the last one is filled first. */
   readonly open: Column[];
+  /** Where it has columns, and how many. */
+  readonly devices: Map<Device, number>;
 }
 
 interface DeviceSpace {
@@ -63,6 +67,12 @@ interface Retired {
   readonly dropped: boolean;
 }
 
+interface Pinned {
+  count: number;
+  /** How it is to come free then, if it is. */
+  comesFree: (() => void) | undefined;
+}
+
 const DEVICE_UNIT = 2 ** 32;
 
 export class SlotAllocator {
@@ -76,6 +86,7 @@ export class SlotAllocator {
   #cut = 0 as LogPosition;
   readonly #changed = new Set<Column>();
   readonly #returned = new Map<number, Column>();
+  readonly #pinned = new Map<Location, Pinned>();
   #space: SpaceReturn | undefined;
 
   /** Where dropped slots go before they are free; without one they are free at once. */
@@ -124,7 +135,7 @@ export class SlotAllocator {
   }
 
   get freeColumns(): number {
-    return this.#devices.reduce((sum, space) => sum + (space.device.failure === undefined ? space.free.length : 0), 0);
+    return this.#devices.reduce((sum, { device, free }) => sum + (isUsable(device) ? free.length : 0), 0);
   }
 
   freeColumnsOf(device: Device): number {
@@ -144,7 +155,7 @@ export class SlotAllocator {
   allocate(volume: VolumeNumber, chunkBytes: number): Location | undefined {
     const space = this.#spaceOf(volume, chunkBytes);
     for (let column = space.open.at(-1); column !== undefined; column = space.open.at(-1)) {
-      const slot = column.device.failure === undefined ? this.#freeSlot(column) : -1;
+      const slot = isUsable(column.device) ? this.#freeSlot(column) : -1;
       if (slot >= 0) {
         this.#use(column, slot);
         space.usedSlots++;
@@ -157,6 +168,35 @@ export class SlotAllocator {
     if (column === undefined) return undefined;
     this.#open(space, column);
     return this.allocate(volume, chunkBytes);
+  }
+
+  /** Whether the volume has anything on a device that is aside. */
+  liesAside(volume: VolumeNumber): boolean {
+    const devices = this.#volumes.get(volume)?.devices;
+    if (devices !== undefined) for (const device of devices.keys()) if (device.isAside) return true;
+    return false;
+  }
+
+  /** Whether the volume's next slot will be on a device that is aside, or nowhere. */
+  goesAside(volume: VolumeNumber): boolean {
+    const column = this.#volumes.get(volume)?.open.at(-1);
+    if (column !== undefined && column.usedCount < column.slotCount) return column.device.isAside;
+    return !this.#devices.some(({ device, free }) => isUsable(device) && !device.isAside && free.length > 0);
+  }
+
+  /** A write to the slot may be under way: whatever happens, it is not handed out again until it is unpinned as often. */
+  pin(location: Location): void {
+    const pinned = this.#pinned.get(location);
+    if (pinned === undefined) this.#pinned.set(location, { count: 1, comesFree: undefined });
+    else pinned.count++;
+  }
+
+  unpin(location: Location): void {
+    const pinned = this.#pinned.get(location);
+    assert(pinned !== undefined, 'only what is pinned is unpinned');
+    if (--pinned.count > 0) return;
+    this.#pinned.delete(location);
+    pinned.comesFree?.();
   }
 
   /** Slots that records behind the cut name. */
@@ -255,7 +295,9 @@ export class SlotAllocator {
   release(location: Location): void {
     const column = this.#columnOf(location);
     this.#spaceOf(column.volume, column.chunkBytes).usedSlots--;
-    this.#free(location);
+    const pinned = this.#pinned.get(location);
+    if (pinned !== undefined) pinned.comesFree = () => this.#free(location);
+    else this.#free(location);
   }
 
   /** The log was cut here: what was retired before is free. */
@@ -274,7 +316,9 @@ export class SlotAllocator {
 
   /** The space of what was dropped is given back before the slot is free. */
   #letGo(location: Location, dropped: boolean): void {
-    if (dropped && this.#space !== undefined) this.#space.discard(location, this.#columnOf(location).chunkBytes);
+    const pinned = this.#pinned.get(location);
+    if (pinned !== undefined) pinned.comesFree = () => this.#letGo(location, dropped);
+    else if (dropped && this.#space !== undefined) this.#space.discard(location, this.#columnOf(location).chunkBytes);
     else this.#free(location);
   }
 
@@ -314,16 +358,19 @@ export class SlotAllocator {
     this.#columns.delete(key);
     this.#changed.delete(column);
     this.#returned.set(key, column);
-    const open = this.#volumes.get(column.volume)?.open;
-    const at = open?.indexOf(column) ?? -1;
-    if (at >= 0) open!.splice(at, 1);
+    const space = this.#spaceOf(column.volume, column.chunkBytes);
+    const count = space.devices.get(column.device)! - 1;
+    if (count > 0) space.devices.set(column.device, count);
+    else space.devices.delete(column.device);
+    const at = space.open.indexOf(column);
+    if (at >= 0) space.open.splice(at, 1);
   }
 
   #newColumn(volume: VolumeNumber, chunkBytes: number): Column | undefined {
     let best: DeviceSpace | undefined;
     for (const space of this.#devices) {
-      if (space.device.failure !== undefined || space.free.length === 0) continue;
-      if (best === undefined || space.free.length > best.free.length) best = space;
+      if (!isUsable(space.device) || space.free.length === 0) continue;
+      if (best === undefined || isBetter(space, best)) best = space;
     }
     if (best === undefined) return undefined;
     const column = this.#reserve(best.device, best.free.pop()!, volume, chunkBytes);
@@ -349,7 +396,9 @@ export class SlotAllocator {
     const key = device.number * DEVICE_UNIT + number;
     assert(!this.#columns.has(key), 'a column is reserved once');
     this.#columns.set(key, column);
-    this.#open(this.#spaceOf(volume, chunkBytes), column);
+    const space = this.#spaceOf(volume, chunkBytes);
+    space.devices.set(device, (space.devices.get(device) ?? 0) + 1);
+    this.#open(space, column);
     return column;
   }
 
@@ -377,7 +426,7 @@ export class SlotAllocator {
   #spaceOf(volume: VolumeNumber, chunkBytes: number): VolumeSpace {
     let space = this.#volumes.get(volume);
     if (space === undefined) {
-      space = { chunkBytes, usedSlots: 0, open: [] };
+      space = { chunkBytes, usedSlots: 0, open: [], devices: new Map() };
       this.#volumes.set(volume, space);
     }
     return space;
@@ -402,6 +451,16 @@ export class SlotAllocator {
     const position = column.device.columnPosition(column.number) + slot * column.chunkBytes;
     return locationOf(column.device.number, position);
   }
+}
+
+function isUsable(device: Device): boolean {
+  return device.failure === undefined;
+}
+
+/** Whether a column is rather taken from here than from there: both have one. */
+function isBetter(here: DeviceSpace, there: DeviceSpace): boolean {
+  if (here.device.isAside !== there.device.isAside) return there.device.isAside;
+  return here.free.length > there.free.length;
 }
 
 /** Keeps a list that is sorted from high to low so. */

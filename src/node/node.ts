@@ -30,7 +30,7 @@ import type { DamageList } from './damage-list.ts';
 import type { DataDirectory } from './data-directory.ts';
 import { FORMAT_VERSION } from './data-directory.ts';
 import type { NodeLog, RunningNode } from './options.ts';
-import type { ProblemList } from './problem-list.ts';
+import { asideProblems, type ProblemList } from './problem-list.ts';
 import { RateSampler } from './rate-sampler.ts';
 import type { Scrubs } from './scrubs.ts';
 
@@ -221,7 +221,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     if (log.syncCount !== (this.#lastSync?.count ?? 0)) {
       this.#lastSync = { count: log.syncCount, at: now.toISOString() };
     }
-    const list = problems.list();
+    const list = [...asideProblems(head.sled.devices()), ...problems.list()];
     const failed = list.some(problem => problem.severity === 'error');
     return {
       health: failed ? 'failed' : list.length > 0 ? 'degraded' : 'ok',
@@ -316,7 +316,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
       head.removeVolume(volume);
     });
     // What it had is free once the log does not name it any more.
-    await destage.all();
+    await destage.cutAll();
   }
 
   async #stop(): Promise<void> {
@@ -333,7 +333,9 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     await this.#parts.space.stop();
     if (!drained) {
       const why =
-        head.waitingWrites > 0 ? 'writes wait for room that does not come' : 'clients do not take their replies';
+        head.waitingWrites + head.waitingAsideWrites > 0
+          ? 'writes wait for room that does not come'
+          : 'clients do not take their replies';
       throw new SledgeError('io', `stopped without answering every request: ${why}`);
     }
     for (const close of closers) await close();

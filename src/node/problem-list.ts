@@ -1,5 +1,6 @@
 /** What is wrong with a node at the moment, for `sledge status`: each problem once, by a key, until it is cleared. */
 import type { Problem } from '../admin/node-control.ts';
+import type { Device } from '../sled/device.ts';
 
 /** Bounds the list when a device goes bad block by block: the rest is counted. */
 const PROBLEMS_MAX = 50;
@@ -42,4 +43,24 @@ export class ProblemList {
   ofVolume(name: string): Problem[] {
     return [...this.#volumes].filter(([, volume]) => volume === name).map(([key]) => this.#problems.get(key)!);
   }
+}
+
+/** What is wrong with devices that are aside at the moment, errors first. */
+export function asideProblems(devices: Iterable<Device>): Problem[] {
+  const aside = [...devices].filter(device => device.isAside);
+  const problems = aside.map(({ path, failure, isFailing, illness }): Problem => {
+    const isBroken = failure !== undefined || isFailing;
+    return {
+      severity: isBroken ? 'error' : 'warning',
+      what: `${path} is set aside: what is written to volumes on it stays in the op log until it takes it, up to a limit.`,
+      why: `${illness}, and others need not wait for it.`,
+      todo: isBroken
+        ? 'Repair the device, and start the server again; until then these volumes may wait.'
+        : 'Look for what else keeps the device busy, or move its data to a quicker one.',
+    };
+  });
+  return [
+    ...problems.filter(problem => problem.severity === 'error'),
+    ...problems.filter(p => p.severity === 'warning'),
+  ];
 }

@@ -166,6 +166,10 @@ function newHead(
   bounce: BouncePool,
 ): Head {
   const sled = new Sled(platform);
+  sled.asideChanged = ({ path, isAside, illness }) => {
+    if (isAside) options.log.warn({ device: path, why: illness }, 'a device is set aside');
+    else options.log.info({ device: path }, 'a device is not aside any more');
+  };
   const slots = new SlotAllocator();
   for (const device of devices) {
     sled.add(device);

@@ -38,7 +38,7 @@ import { FlushHabit } from './flush-habit.ts';
 import type { SyncListener } from './group-commit.ts';
 import { GroupCommit } from './group-commit.ts';
 import type { Committer, OpLogOptions, OpLogPorts, OpLogState } from './log-ports.ts';
-import type { BulkChunk, OpOwner } from './logged-op.ts';
+import type { BulkChunk, LoggedOp, OpOwner } from './logged-op.ts';
 import type { MarkedLog } from './mark-timer.ts';
 import { MarkTimer } from './mark-timer.ts';
 import type { RecordHeader } from './record.ts';
@@ -255,6 +255,15 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
   /** The file that holds this position, as long as the log is not cut behind it. */
   fileAt(position: number): BlockFile | undefined {
     return this.#segments.get(Math.floor(position / this.segmentBytes));
+  }
+
+  /** Calls `visit` with each operation that has been appended and not committed yet, in order. */
+  forUncommitted(visit: (op: Readonly<LoggedOp>) => void): void {
+    const visitBatch = (batch: Batch) => {
+      for (let i = 0; i < batch.opCount; i++) visit(batch.ops[i]);
+    };
+    this.#writing.forEach(visitBatch);
+    if (this.#filling !== undefined) visitBatch(this.#filling);
   }
 
   /** Reads what was committed at `position`; the range lies within one record. */

@@ -13,7 +13,7 @@ import { errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import type { BlockFile } from '../base/io.ts';
 import { completion } from '../base/io-wait.ts';
-import { columnBytes } from '../base/limits.ts';
+import { columnBytes, laggingSyncMs } from '../base/limits.ts';
 import type { Region, RegionSource } from '../base/memory.ts';
 import { BLOCK_BYTES, formatBytes } from '../base/units.ts';
 import type { Superblock } from './superblock.ts';
@@ -50,6 +50,10 @@ export class Device {
   readonly errors: DeviceErrors = { read: 0, write: 0, checksum: 0 };
   /** Set by the first failed sync or by who finds the device unusable: the sentence says why. */
   failure: string | undefined;
+  /** A write to it failed lately, and none has succeeded since. */
+  isFailing = false;
+  /** It is slow or failing while another device is well: nothing of other volumes waits for it (see sled.ts). */
+  isAside = false;
   /** Called when a sync fails for the first time, before anybody else hears of it. */
   syncFailed: () => void = () => {};
   /**
@@ -60,8 +64,11 @@ export class Device {
   syncedCount = 0;
   /** `writeCount` at the last write that the log relies on. */
   reliedCount = 1;
-  /** What the longest of its latest syncs took. */
-  syncMs = 0;
+  /** What the longest of its latest syncs took, or as much as a long write counts for. */
+  slownessMs = 0;
+  /** Writes of the destage and syncs that are under way, and when the last one ended or the first one began. */
+  pendingCount = 0;
+  progressMs = 0;
   readonly #superblock: Superblock;
 
   constructor(path: string, file: DeviceFile, superblock: Superblock) {
@@ -70,6 +77,14 @@ export class Device {
     this.number = superblock.number;
     this.identity = superblock.device;
     this.#superblock = superblock;
+  }
+
+  /** Why nobody who has nothing on it should have to wait for it; undefined where it is well. */
+  get illness(): string | undefined {
+    if (this.failure !== undefined) return this.failure;
+    if (this.isFailing) return 'it cannot be written';
+    if (this.slownessMs <= laggingSyncMs) return undefined;
+    return 'it has taken long to write or sync lately';
   }
 
   get kind(): 'file' | 'block device' {

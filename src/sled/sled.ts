@@ -4,11 +4,14 @@
  *
  * Invariants:
  * - A sync covers every write whose completion was reported before the sync began: `syncData` those reported with `wrote`,
- *   which is what records of the log name, `syncAll` those with `carried`, too, which the log still holds itself. So who
+ *   which is what records of the log name, `syncDevices` those with `carried`, too, which the log still holds itself. So who
  *   waits for the log does not wait for a device that has only been carried to, however long that takes to sync.
  * - Where a device has taken long to sync lately, data that the log is about to name is synced before it is named
  *   (`secure`): so the log never waits for such a device, and who flushes something else does not either.
- * - After a failed sync of a device, syncs keep failing: nobody is told that what it lost is safe.
+ * - After a failed sync of a device its syncs keep failing: nobody is told that what it lost is safe. Who did not rely on it
+ *   does not hear of it.
+ * - A device is *aside* while it is slow, failing or failed and another one is not: the destage goes on without it, and no
+ *   column of it is reserved where another device has one. When all are ill there is nobody to protect, and none is aside.
  */
 import { assert } from '../base/assert.ts';
 import { EIO } from '../base/errno.ts';
@@ -21,10 +24,15 @@ import type { Device } from './device.ts';
 
 /** Of the longest sync so much counts after the next one: it takes some quick ones until a device counts as quick again. */
 const REMEMBERED = 3 / 4;
+/** A write waits for others that are under way: four times as long as a sync may take is too long. */
+const WRITE_WEIGHT = 1 / 4;
 
 export class Sled {
   readonly #clock: Pick<Clock, 'nowMs'>;
   readonly #devices = new Map<number, Device>();
+  #hasAside = false;
+  /** Called when a device is set aside, or taken back. */
+  asideChanged: (device: Device) => void = () => {};
 
   constructor(clock: Pick<Clock, 'nowMs'>) {
     this.#clock = clock;
@@ -43,6 +51,15 @@ export class Sled {
     const device = this.#devices.get(number);
     assert(device !== undefined, 'every location is on a device that is there');
     return device;
+  }
+
+  get deviceCount(): number {
+    return this.#devices.size;
+  }
+
+  /** Whether any device is aside. */
+  get hasAside(): boolean {
+    return this.#hasAside;
   }
 
   has(number: number): boolean {
@@ -76,7 +93,7 @@ export class Sled {
     const lagging = new Set<Device>();
     for (const { location } of written) {
       const device = this.device(locationDevice(location));
-      if (device.syncMs > laggingSyncMs) lagging.add(device);
+      if (device.slownessMs > laggingSyncMs || device.failure !== undefined) lagging.add(device);
     }
     if (lagging.size === 0) return false;
     for (const { location } of written) {
@@ -92,12 +109,54 @@ export class Sled {
     this.device(locationDevice(location)).writeCount++;
   }
 
+  /** The destage begins a write; gives what `carryEnded` wants to know. */
+  carryBegins(device: Device): number {
+    const now = this.#clock.nowMs();
+    if (device.pendingCount++ === 0) device.progressMs = now;
+    return now;
+  }
+
+  /** A write that the destage has begun has ended. */
+  carryEnded(device: Device, begunMs: number): void {
+    const now = this.#clock.nowMs();
+    device.writeCount++;
+    device.pendingCount--;
+    device.progressMs = now;
+    this.#wasSlow(device, (now - begunMs) * WRITE_WEIGHT);
+  }
+
+  /**
+   * What is waited for is under way on these devices: those that have ended nothing for a while are slow. Whether all of
+   * them are aside now.
+   */
+  judgeStalled(devices: readonly Device[]): boolean {
+    const now = this.#clock.nowMs();
+    for (const device of devices) this.#wasSlow(device, (now - device.progressMs) * WRITE_WEIGHT);
+    return devices.length > 0 && devices.every(device => device.isAside);
+  }
+
+  #wasSlow(device: Device, slownessMs: number): void {
+    if (slownessMs <= device.slownessMs) return;
+    device.slownessMs = slownessMs;
+    if (slownessMs > laggingSyncMs && !device.isAside) this.#judge();
+  }
+
   readFailed(location: Location): void {
     this.device(locationDevice(location)).errors.read++;
   }
 
   writeFailed(location: Location): void {
-    this.device(locationDevice(location)).errors.write++;
+    const device = this.device(locationDevice(location));
+    device.errors.write++;
+    device.isFailing = true;
+    this.#judge();
+  }
+
+  /** The device has taken what was written to it, and synced it. */
+  writeSucceeded(device: Device): void {
+    if (!device.isFailing) return;
+    device.isFailing = false;
+    this.#judge();
   }
 
   checksumFailed(location: Location): void {
@@ -106,24 +165,38 @@ export class Sled {
 
   /** Syncs every device with data that the log names; completes with 0 or the first negative errno. */
   syncData(request: IoRequest): void {
-    this.#sync(device => device.reliedCount, request);
+    this.#sync(this.#devices.values(), device => device.reliedCount, request);
   }
 
-  /** Syncs every device that was written to; completes with 0 or the first negative errno. */
-  syncAll(request: IoRequest): void {
-    this.#sync(device => device.writeCount, request);
+  /** Syncs those of the devices that were written to since; completes with 0 or the first negative errno. */
+  syncDevices(devices: Iterable<Device>, request: IoRequest): void {
+    this.#sync(devices, device => device.writeCount, request);
   }
 
-  #sync(wanted: (device: Device) => number, request: IoRequest): void {
+  #sync(among: Iterable<Device>, wanted: (device: Device) => number, request: IoRequest): void {
     // Also those whose sync is under way for somebody else: what it covers is durable only when it has ended.
-    const devices = [...this.#devices.values()].filter(
-      device => device.syncedCount < wanted(device) || device.failure !== undefined,
+    this.#begin(
+      [...among].filter(device => device.syncedCount < wanted(device)),
+      request,
     );
-    this.#begin(devices, request);
   }
 
   #begin(devices: readonly Device[], request: IoRequest): void {
-    new SledSync(this.#clock, devices, request).start();
+    new SledSync(this.#clock, devices, request, () => this.#judge()).start();
+  }
+
+  /** Who is aside, by what is known of them. */
+  #judge(): void {
+    const devices = [...this.#devices.values()];
+    const someAreWell = devices.some(device => device.illness === undefined);
+    const changed: Device[] = [];
+    for (const device of devices) {
+      const isAside = someAreWell && device.illness !== undefined;
+      if (isAside !== device.isAside) changed.push(device);
+      device.isAside = isAside;
+    }
+    this.#hasAside = devices.some(device => device.isAside);
+    for (const device of changed) this.asideChanged(device);
   }
 }
 
@@ -131,13 +204,15 @@ class SledSync {
   readonly #clock: Pick<Clock, 'nowMs'>;
   readonly #devices: readonly Device[];
   readonly #request: IoRequest;
+  readonly #judge: () => void;
   #pending = 1;
   #result = 0;
 
-  constructor(clock: Pick<Clock, 'nowMs'>, devices: readonly Device[], request: IoRequest) {
+  constructor(clock: Pick<Clock, 'nowMs'>, devices: readonly Device[], request: IoRequest, judge: () => void) {
     this.#clock = clock;
     this.#devices = devices;
     this.#request = request;
+    this.#judge = judge;
   }
 
   start(): void {
@@ -145,6 +220,7 @@ class SledSync {
     for (const device of this.#devices) {
       this.#pending++;
       const { writeCount } = device;
+      if (device.pendingCount++ === 0) device.progressMs = begunMs;
       device.file.sync({ ioCompleted: result => this.#synced(device, writeCount, begunMs, result) });
     }
     // Never from inside of the call: completes behind a microtask when no device had anything to sync.
@@ -152,16 +228,20 @@ class SledSync {
   }
 
   #synced(device: Device, writeCount: number, begunMs: number, result: number): void {
-    device.syncMs = Math.max(this.#clock.nowMs() - begunMs, device.syncMs * REMEMBERED);
+    const now = this.#clock.nowMs();
+    device.pendingCount--;
+    device.progressMs = now;
+    device.slownessMs = Math.max(now - begunMs, device.slownessMs * REMEMBERED);
     if (result < 0) {
       device.errors.write++;
       if (device.failure === undefined) {
         device.failure = 'a sync of it failed: what was written before may be lost';
         device.syncFailed();
       }
-    } else {
+    } else if (device.failure === undefined) {
       device.syncedCount = Math.max(device.syncedCount, writeCount);
     }
+    this.#judge();
     this.#finish(device.failure === undefined ? 0 : -EIO);
   }
 

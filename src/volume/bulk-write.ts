@@ -20,7 +20,7 @@ import { type RoomWaiter, WAITS, type WriteQueue } from './write-ports.ts';
 
 export class BulkWrite implements IoRequest, RoomWaiter {
   readonly #writer: WriteQueue;
-  readonly #volume: Volume;
+  readonly volume: Volume;
   readonly #first: BlockNumber;
   readonly #count: number;
   readonly #region: Region | undefined;
@@ -45,7 +45,7 @@ export class BulkWrite implements IoRequest, RoomWaiter {
     owner: OpOwner,
   ) {
     this.#writer = writer;
-    this.#volume = volume;
+    this.volume = volume;
     this.#first = first;
     this.#count = count;
     this.#region = region;
@@ -56,9 +56,9 @@ export class BulkWrite implements IoRequest, RoomWaiter {
 
   start(): void {
     const { slots } = this.#writer.ports;
-    const { chunkBytes, blocksPerChunk } = this.#volume;
+    const { chunkBytes, blocksPerChunk } = this.volume;
     for (let i = 0; i < this.#count; i++) {
-      const location = slots.allocate(this.#volume.number, chunkBytes);
+      const location = slots.allocate(this.volume.number, chunkBytes);
       if (location === undefined) {
         this.#fail(ENOSPC);
         return;
@@ -79,8 +79,13 @@ export class BulkWrite implements IoRequest, RoomWaiter {
 
   tryAppend(): boolean {
     const { log } = this.#writer.ports;
-    const volume = this.#volume;
-    const errno = this.#writer.admitData(bulkRecordBytes(this.#count, volume.blocksPerChunk), this.#count, this);
+    const volume = this.volume;
+    const errno = this.#writer.admitData(
+      volume,
+      bulkRecordBytes(this.#count, volume.blocksPerChunk),
+      this.#count,
+      this,
+    );
     if (errno === WAITS) return false;
     if (errno !== 0) {
       this.#fail(errno);
@@ -96,7 +101,7 @@ export class BulkWrite implements IoRequest, RoomWaiter {
   /** Chunks whose slots follow one another are written as one. */
   #writeData(region: Region): void {
     const { reads, storage } = this.#writer.ports;
-    const { chunkBytes, blocksPerChunk } = this.#volume;
+    const { chunkBytes, blocksPerChunk } = this.volume;
     for (let i = 0; i < this.#count; ) {
       let j = i + 1;
       while (j < this.#count && this.#chunks[j].location === this.#chunks[j - 1].location + blocksPerChunk) j++;
@@ -139,6 +144,6 @@ export class BulkWrite implements IoRequest, RoomWaiter {
   }
 
   #unlock(): void {
-    this.#volume.locks.free(this.#first, this.#first + this.#count * this.#volume.blocksPerChunk);
+    this.volume.locks.free(this.#first, this.#first + this.#count * this.volume.blocksPerChunk);
   }
 }

@@ -14,6 +14,7 @@
  * Cost: 44 bytes for a block, 36 for a chunk, in typed arrays that are touched no further than they were ever full.
  */
 import { assert } from '../base/assert.ts';
+import { NO_SUM } from '../base/checksum.ts';
 import { KeyTable, keyHigh, keyNumber, keyVolume, lengthened } from '../base/key-table.ts';
 import type { BlockNumber, ChunkNumber, OpNumber, VolumeNumber } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
@@ -58,6 +59,10 @@ export class Overlay {
     this.#listed = new Uint32Array(capacity);
   }
 
+  get capacity(): number {
+    return this.#blocks.capacity;
+  }
+
   get blockCount(): number {
     return this.#blocks.count;
   }
@@ -66,9 +71,14 @@ export class Overlay {
     return this.#chunks.count;
   }
 
+  /** Rows that are in use or reserved. */
+  get usedRows(): number {
+    return Math.max(this.#blocks.count, this.#chunks.count) + this.#reserved;
+  }
+
   /** Share of the table that is in use or reserved, 0 to 1. */
   get fill(): number {
-    return (Math.max(this.#blocks.count, this.#chunks.count) + this.#reserved) / this.#blocks.capacity;
+    return this.usedRows / this.#blocks.capacity;
   }
 
   /** Takes `rows` out of what others may use, until `release`. False when there are not as many. */
@@ -77,6 +87,11 @@ export class Overlay {
     if (used + rows > this.#blocks.capacity) return false;
     this.#reserved += rows;
     return true;
+  }
+
+  /** For operations on blocks that have rows already: they take no further ones, but are released like the others. */
+  reserveReplaced(rows: number): void {
+    this.#reserved += rows;
   }
 
   release(rows: number): void {
@@ -133,6 +148,18 @@ export class Overlay {
     if (since !== undefined) append(merged, since, 0);
     this.#dirty.set(segment, merged);
     if (since === this.#list) this.enterSegment(segment);
+  }
+
+  /** How many blocks of some volumes it holds, and how many of those have data in the log. */
+  blocksOf(volumes: ReadonlySet<VolumeNumber>): { readonly rows: number; readonly withData: number } {
+    let rows = 0;
+    let withData = 0;
+    for (let row = 0; row < this.#blocks.rowsTouched; row++) {
+      if (!volumes.has(keyVolume(this.#blocks.highOf(row)) as VolumeNumber) || !this.#blocks.isUsed(row)) continue;
+      rows++;
+      if (this.#sum[row] !== NO_SUM) withData++;
+    }
+    return { rows, withData };
   }
 
   // --- blocks ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import { type CommitWaiter, type RoomWaiter, WAITS, type WriteQueue } from './wr
 
 export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, SpanOwner {
   readonly #writer: WriteQueue;
-  readonly #volume: Volume;
+  readonly volume: Volume;
   readonly #block: BlockNumber;
   readonly #from: number;
   readonly #length: number;
@@ -37,7 +37,7 @@ export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, Spa
     owner: OpOwner,
   ) {
     this.#writer = writer;
-    this.#volume = volume;
+    this.volume = volume;
     this.#block = block;
     this.#from = from;
     this.#length = length;
@@ -49,7 +49,7 @@ export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, Spa
 
   start(): void {
     const { bounce } = this.#writer.ports.reads;
-    const { bounceShare } = this.#volume;
+    const { bounceShare } = this.volume;
     const buffer = bounce.take(bounceShare);
     if (buffer < 0) bounce.wait(bounceShare, this);
     else this.bufferReady(buffer);
@@ -67,7 +67,7 @@ export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, Spa
       return;
     }
     const { region } = this.#writer.ports.reads.bounce;
-    this.#writer.ports.spans.take().start(this.#volume, this.#block, 1, region, this.#buffer, this);
+    this.#writer.ports.spans.take().start(this.volume, this.#block, 1, region, this.#buffer, this);
   }
 
   spanRead(span: Span, errno: number): void {
@@ -90,13 +90,13 @@ export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, Spa
 
   tryAppend(): boolean {
     const { log, reads } = this.#writer.ports;
-    const errno = this.#writer.admitData(writeRecordBytes(1), 1, this);
+    const errno = this.#writer.admitData(this.volume, writeRecordBytes(1), 1, this);
     if (errno === WAITS) return false;
     if (errno !== 0) {
       this.#finish(errno);
       return true;
     }
-    const volume = this.#volume;
+    const volume = this.volume;
     const op = volume.takeOpNumber();
     const { bytes } = reads.bounce.region;
     log.appendWrite(volume.number, op, this.#block, 1, bytes, this.#buffer, this.#owner, this.#durable);
@@ -110,7 +110,7 @@ export class PartialWrite implements BufferWaiter, CommitWaiter, RoomWaiter, Spa
   }
 
   #release(): void {
-    this.#writer.ports.reads.bounce.give(this.#volume.bounceShare, this.#buffer);
-    this.#volume.locks.free(this.#block, this.#block + 1);
+    this.#writer.ports.reads.bounce.give(this.volume.bounceShare, this.#buffer);
+    this.volume.locks.free(this.#block, this.#block + 1);
   }
 }

@@ -69,6 +69,11 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
     if (!this.tryAppend()) this.#writer.waitForRoom(this);
   }
 
+  get volume(): Volume {
+    assert(this.#volume !== undefined, 'who waits has a request');
+    return this.#volume;
+  }
+
   lockFreed(): void {
     if (!this.tryAppend()) this.#writer.waitForRoom(this);
   }
@@ -154,7 +159,7 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
     const volume = this.#volume!;
     if (volume.locks.overlaps(first, first + count)) return 'locked';
     const rows = volume.rowsOfDrop(first as BlockNumber, count);
-    const admission = this.#writer.admit(RECORD_HEADER_BYTES, rows, this);
+    const admission = this.#writer.admit(volume, RECORD_HEADER_BYTES, rows, this);
     if (admission !== 'admitted') return this.#notAdmitted(admission);
     const kind = this.#request!.command === 'trim' ? RecordKind.trim : RecordKind.zero;
     this.#pending++;
@@ -172,7 +177,7 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
     const bytes = Math.min(whole, toChunk, inlineOpBytesMax);
     const count = bytes / BLOCK_BYTES;
     if (volume.locks.overlaps(first, first + count)) return 'locked';
-    const admission = this.#writer.admit(writeRecordBytes(count), count, this);
+    const admission = this.#writer.admit(volume, writeRecordBytes(count), count, this);
     if (admission !== 'admitted') return this.#notAdmitted(admission);
     this.#pending++;
     const op = volume.takeOpNumber();

@@ -6,6 +6,7 @@ import type { BlockNumber, LogPosition, OpNumber, VolumeNumber } from '../base/u
 import type { BulkChunk, OpOwner } from '../oplog/logged-op.ts';
 import type { RecordKind } from '../oplog/record.ts';
 import type { ReadPorts, SpanPool } from './span.ts';
+import type { Volume } from './volume.ts';
 
 /** The log, as far as writing needs it (`oplog/log.ts`). */
 export interface LogAppends {
@@ -69,6 +70,12 @@ export interface WritePorts {
   roomWanted(): void;
   /** Whether writers are not too fast for a record of this length just now; if they are, `Writer.resume` follows. */
   isAdmitted(recordBytes: number): boolean;
+  /** Whether the volume has something on a device that is aside: it gets a part of log and overlay, and waits by itself. */
+  liesAside(volume: Volume): boolean;
+  /** Whether that part has room. */
+  readonly asideHasRoom: boolean;
+  asideTakes(rows: number): void;
+  asideRoomWanted(): void;
   /** Mass storage is full: what comes can only lie in log and overlay. */
   readonly storageIsFull: boolean;
   /** How much of log or overlay, whichever has less left, is in use, 0 to 1. */
@@ -86,6 +93,8 @@ export const WAITS = -1;
 
 /** Waits until its next record fits. */
 export interface RoomWaiter {
+  /** Whose room it waits for. */
+  readonly volume: Volume;
   /** Tries again; true when it does not wait for room any more, whatever became of it. */
   tryAppend(): boolean;
 }
@@ -101,12 +110,12 @@ export interface WriteQueue {
   /** What is refused that is not in the log yet: EIO, ENOSPC, or 0 when it is not. */
   refusal(change: Change): number;
   /**
-   * Whether a record of this length that enters `rows` rows into the overlay may be appended now; the rows are then
-   * reserved. Those who wait already come first: `waiter` is the one that asks, if it is one of them.
+   * Whether a record of this length that enters `rows` rows of the volume into the overlay may be appended now; the rows are
+   * then reserved. Those who wait already come first: `waiter` is the one that asks, if it is one of them.
    */
-  admit(recordBytes: number, rows: number, waiter: RoomWaiter | undefined): Admission;
+  admit(volume: Volume, recordBytes: number, rows: number, waiter: RoomWaiter | undefined): Admission;
   /** The same for data that is ready to go, and may have become unwelcome meanwhile: 0, `WAITS`, or the errno for it. */
-  admitData(recordBytes: number, rows: number, waiter: RoomWaiter): number;
+  admitData(volume: Volume, recordBytes: number, rows: number, waiter: RoomWaiter): number;
   waitForRoom(waiter: RoomWaiter): void;
   waitForCommit(waiter: CommitWaiter): void;
 }

@@ -4,7 +4,8 @@
  *
  * Invariants:
  * - An operation gets its number when it is appended, in the order of appending; what was appended is never taken back.
- * - Who finds no room in the log or the overlay waits in order of arrival, in front of everything that comes later.
+ * - Who finds no room in the log or the overlay waits in order of arrival, in front of everything that comes later. Volumes
+ *   with something on a device that is aside wait by themselves, in front of each other only.
  * - A payload that is valid only during `submit` is copied before the call returns.
  *
  * Atomic is the block: of a request that was not answered, each 4 KiB block is either wholly old or wholly new.
@@ -39,6 +40,9 @@ const REFUSAL_FILL: Readonly<Record<Change, number>> = {
 export class Writer implements WriteQueue {
   readonly ports: WritePorts;
   readonly #waiting = new RingQueue<RoomWaiter>();
+  readonly #waitingAside = new RingQueue<RoomWaiter>();
+  /** While set nobody is admitted, and this is called in place of those who wait. */
+  #preferred: (() => void) | undefined;
   readonly #jobs: WriteJob[] = [];
   /** In order of their asking, each with the end of what was appended by then. */
   readonly #commitWaiters = new RingQueue<{ readonly waiter: CommitWaiter; readonly end: LogPosition }>();
@@ -57,6 +61,10 @@ export class Writer implements WriteQueue {
     return this.#waiting.length;
   }
 
+  get waitingAsideCount(): number {
+    return this.#waitingAside.length;
+  }
+
   write(volume: Volume, request: VolumeRequest): void {
     const { offsetBytes, lengthBytes } = request;
     const first = (offsetBytes / BLOCK_BYTES) as BlockNumber;
@@ -68,7 +76,7 @@ export class Writer implements WriteQueue {
       Number.isInteger(count) &&
       (volume.locks.isEmpty || !volume.locks.overlaps(first, first + count)) &&
       this.refusal('data') === 0 &&
-      this.admit(writeRecordBytes(count), count, undefined) === 'admitted'
+      this.admit(volume, writeRecordBytes(count), count, undefined) === 'admitted'
     ) {
       const durable = request.fua || volume.ack === 'durable';
       const { bytes } = request.region;
@@ -91,12 +99,13 @@ export class Writer implements WriteQueue {
   /** Appends the operation that gives a volume a new size. */
   resize(volume: Volume, sizeBytes: number, owner: OpOwner): void {
     const waiter: RoomWaiter = {
+      volume,
       tryAppend: () => {
         if (this.ports.log.failure !== 0) {
           owner.completed(EIO);
           return true;
         }
-        const admission = this.admit(RECORD_HEADER_BYTES, 0, waiter);
+        const admission = this.admit(volume, RECORD_HEADER_BYTES, 0, waiter);
         if (admission === 'waits') return false;
         if (admission === 'refused') {
           owner.completed(ENOSPC);
@@ -112,17 +121,26 @@ export class Writer implements WriteQueue {
   }
 
   /**
-   * Whether a record of this length that enters `rows` rows into the overlay may be appended now; the rows are then
-   * reserved. Those who wait already come first: `waiter` is the one that asks, if it is one of them.
+   * Whether a record of this length that enters `rows` rows of the volume into the overlay may be appended now; the rows are
+   * then reserved. Those who wait already come first: `waiter` is the one that asks, if it is one of them.
    */
-  admit(recordBytes: number, rows: number, waiter: RoomWaiter | undefined): Admission {
-    if (this.#waiting.length > 0 && this.#waiting.peek() !== waiter) return 'waits';
+  admit(volume: Volume, recordBytes: number, rows: number, waiter: RoomWaiter | undefined): Admission {
+    const isAside = this.ports.liesAside(volume);
+    const queue = isAside ? this.#waitingAside : this.#waiting;
+    if (this.#preferred !== undefined || (queue.length > 0 && queue.peek() !== waiter)) return 'waits';
     const { log, reads } = this.ports;
     const { overlay } = reads;
+    if (isAside && rows > 0 && !this.ports.asideHasRoom) {
+      this.ports.asideRoomWanted();
+      return 'waits';
+    }
     if (overlay.reserve(rows)) {
       const hasRoom = log.hasRoom(recordBytes);
       // Asked last: what is admitted is counted, and has to be appended.
-      if (hasRoom && this.ports.isAdmitted(recordBytes)) return 'admitted';
+      if (hasRoom && this.ports.isAdmitted(recordBytes)) {
+        if (isAside) this.ports.asideTakes(rows);
+        return 'admitted';
+      }
       overlay.release(rows);
       if (!log.isFull) return 'waits';
     }
@@ -131,21 +149,52 @@ export class Writer implements WriteQueue {
     return this.ports.storageIsFull && log.committedEnd === log.appendedEnd ? 'refused' : 'waits';
   }
 
-  admitData(recordBytes: number, rows: number, waiter: RoomWaiter): number {
+  admitData(volume: Volume, recordBytes: number, rows: number, waiter: RoomWaiter): number {
     const refusal = this.refusal('data');
     if (refusal !== 0) return refusal;
-    const admission = this.admit(recordBytes, rows, waiter);
+    const admission = this.admit(volume, recordBytes, rows, waiter);
     if (admission === 'waits') return WAITS;
     return admission === 'refused' ? ENOSPC : 0;
   }
 
   waitForRoom(waiter: RoomWaiter): void {
-    if (this.#waiting.peek() !== waiter) this.#waiting.push(waiter);
+    const queue = this.#queueOf(waiter);
+    if (queue.peek() !== waiter) queue.push(waiter);
   }
 
   /** Room may have come free. */
   resume(): void {
-    while (this.#waiting.length > 0 && this.#waiting.peek()!.tryAppend()) this.#waiting.shift();
+    if (this.#preferred !== undefined) {
+      this.#preferred();
+      return;
+    }
+    this.#resume(this.#waiting);
+    this.#resume(this.#waitingAside);
+  }
+
+  /** Nobody is admitted until `letOn`; `onRoom` is called when room may have come free. */
+  holdBack(onRoom: () => void): void {
+    this.#preferred = onRoom;
+  }
+
+  letOn(): void {
+    if (this.#preferred === undefined) return;
+    this.#preferred = undefined;
+    this.resume();
+  }
+
+  #queueOf({ volume }: RoomWaiter): RingQueue<RoomWaiter> {
+    return this.ports.liesAside(volume) ? this.#waitingAside : this.#waiting;
+  }
+
+  /** Devices may have been set aside, or taken back, since somebody began to wait. */
+  #resume(queue: RingQueue<RoomWaiter>): void {
+    for (let waiter = queue.peek(); waiter !== undefined; waiter = queue.peek()) {
+      const due = this.#queueOf(waiter);
+      if (due === queue && !waiter.tryAppend()) return;
+      queue.shift();
+      if (due !== queue) due.push(waiter);
+    }
   }
 
   waitForCommit(waiter: CommitWaiter): void {

@@ -1,17 +1,19 @@
 /**
  * The whole head against an oracle: runs of `test/support/sim-run.ts`, which says what happens in them. A seed replays a
  * run exactly: `SLEDGE_TEST_SEED=n node dist/test/model/head.test.js`, or `scripts/sim --seed n` for one run and its story;
- * SLEDGE_TEST_RUNS sets how many runs follow from it.
+ * SLEDGE_TEST_RUNS sets how many runs follow from it, and SLEDGE_TEST_TROUBLE what goes wrong in all of them.
  */
 import t from 'tap';
 import type { Crash } from '../support/oracle.ts';
 import { seedOfRun } from '../support/sim-random.ts';
-import { SimCounts, SimRun } from '../support/sim-run.ts';
+import { SimCounts, SimRun, TROUBLES } from '../support/sim-run.ts';
 
 const FIRST_SEED = seedOfRun();
 const RUNS = Number(process.env['SLEDGE_TEST_RUNS'] ?? 150);
 const ONLY = process.env['SLEDGE_TEST_CRASH'];
 const CRASHES = (['process', 'power'] as const).filter(crash => ONLY === undefined || ONLY === crash);
+
+const TROUBLE = TROUBLES.find(trouble => trouble === process.env['SLEDGE_TEST_TROUBLE']);
 
 const PROMISES: Readonly<Record<Crash, string>> = {
   process: 'what was answered survives a crash',
@@ -34,7 +36,7 @@ for (const crash of CRASHES) {
     for (let i = 0; i < RUNS && failures < 5; i++) {
       const seed = FIRST_SEED + i;
       running = seed;
-      const problems = await new SimRun(seed, counts, { crash }).judged();
+      const problems = await new SimRun(seed, counts, { crash, trouble: TROUBLE }).judged();
       if (problems.length > 0) {
         failures++;
         t.fail(`seed ${seed}\n  ${problems.slice(0, 5).join('\n  ')}`);

@@ -17,6 +17,8 @@ const STORIES: readonly (readonly [Trouble, string])[] = [
   ['segment', 'without space for segments the log goes round in those that it has'],
   ['thin', 'without space behind its devices a node refuses writes, and goes on when there is some'],
   ['slow', 'slow disks are waited for'],
+  ['lame', 'the log goes on beside one slow device of two, and what is on that one comes to its end'],
+  ['broken', 'and beside one that refuses writes'],
 ];
 
 t.setTimeout(175_000);

@@ -43,6 +43,8 @@ export interface SimNodeOptions {
 /** What goes wrong, how often in ten thousand I/Os. Off while the node starts and while it is judged. */
 export interface SimTrouble {
   readonly device: SimFaults;
+  /** Of the last device, if something else goes wrong with it than with the others. */
+  readonly lastDevice?: SimFaults;
   readonly log: SimFaults;
   readonly indexPerMyriad: number;
   /** Of segments that cannot be made: ENOSPC. */
@@ -158,6 +160,7 @@ export class SimNode {
     this.#segmentPerMyriad = trouble.segmentPerMyriad;
     this.#logFaults = trouble.log;
     for (const device of this.devices) device.faults = trouble.device;
+    if (trouble.lastDevice !== undefined) this.devices.at(-1)!.faults = trouble.lastDevice;
     for (const segment of this.segments) segment.faults = trouble.log;
   }
 
@@ -234,7 +237,7 @@ export class SimNode {
       await completion(request => transaction.commit(request));
       head.removeVolume(volume);
     });
-    await destage.all();
+    await destage.cutAll();
   }
 
   /**

@@ -47,6 +47,8 @@ const SHAPES: readonly (readonly Shape[])[] = [
  *   segment     log segments cannot be made: requests may wait, none fails
  *   slow        I/Os take up to seconds: none fails, all are answered
  *   forgetful   a failed sync has lost its writes, though later ones succeed
+ *   lame        many I/Os of one device of two take up to seconds: none fails, all are answered
+ *   broken      one device of two refuses many writes: requests may fail
  */
 export const TROUBLES = [
   'none',
@@ -60,15 +62,19 @@ export const TROUBLES = [
   'segment',
   'slow',
   'forgetful',
+  'lame',
+  'broken',
 ] as const;
 export type Trouble = (typeof TROUBLES)[number];
 
-const HARMLESS: ReadonlySet<Trouble> = new Set(['none', 'slow']);
-const ERRORLESS: ReadonlySet<Trouble> = new Set(['none', 'slow', 'segment']);
+const HARMLESS: ReadonlySet<Trouble> = new Set(['none', 'slow', 'lame']);
+const ERRORLESS: ReadonlySet<Trouble> = new Set(['none', 'slow', 'segment', 'lame']);
 /** What they have done is still there when they have stopped. */
 const LASTING: ReadonlySet<Trouble> = new Set(['space', 'rot', 'stray']);
 /** No I/O ends for so long, and requests still wait: then they wait for ever. */
 const IDLE_MS_MAX = 60_000;
+/** Of one device, beside one that is well. */
+const ONE_OF_TWO: ReadonlySet<Trouble> = new Set(['lame', 'broken']);
 const DAMAGING: ReadonlySet<Trouble> = new Set(['rot', 'stray']);
 
 /** What runs add up to. */
@@ -123,7 +129,7 @@ export class SimRun {
       cacheBytes: BLOCK_BYTES * random.oneOf([1, 16, 200]),
       overlayRows: random.oneOf([300, 600, 2000]),
       bounceBuffers: random.oneOf([2, 5, 32]),
-      devices: random.between(1, 2),
+      devices: ONE_OF_TWO.has(this.#trouble) ? 2 : random.between(1, 2),
       columnsPerDevice: this.#trouble === 'space' ? 1 : 16,
       canDiscard: random.chance(70),
     });
@@ -422,6 +428,10 @@ function troubleOf(trouble: Trouble): SimTrouble {
       const slow = { ...never, slowPerMyriad: 200 };
       return { ...NO_TROUBLE, device: slow, log: slow };
     }
+    case 'lame':
+      return { ...NO_TROUBLE, lastDevice: { ...never, slowPerMyriad: 3000 } };
+    case 'broken':
+      return { ...NO_TROUBLE, lastDevice: { ...never, writePerMyriad: 1000, syncPerMyriad: 20 } };
     case 'forgetful': {
       const forgetful = { ...never, syncPerMyriad: 300, forgets: true };
       return { ...NO_TROUBLE, device: forgetful, log: forgetful };

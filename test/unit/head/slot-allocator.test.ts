@@ -74,6 +74,60 @@ t.test('new columns come from the device with the most room, and none from one t
   t.end();
 });
 
+t.test('new columns come from a device that is aside only where no other has one', t => {
+  const devices = [deviceOf(0, 1), deviceOf(1, 5)];
+  const slots = allocatorOf(...devices);
+  t.equal(locationDevice(slots.allocate(V1, 4 * MIB)!), 1);
+  devices[1].isAside = true;
+  t.ok(slots.liesAside(V1));
+  t.ok(slots.goesAside(V1), 'its column has room');
+  t.notOk(slots.liesAside(V2));
+  t.notOk(slots.goesAside(V2));
+  t.equal(locationDevice(slots.allocate(V2, 4 * MIB)!), 0);
+  t.notOk(slots.goesAside(V2));
+  for (let i = 0; i < 3; i++) t.equal(locationDevice(slots.allocate(V2, 4 * MIB)!), 0);
+  t.ok(slots.goesAside(V2), 'there is room on no other');
+  t.notOk(slots.liesAside(V2));
+  const last = slots.allocate(V2, 4 * MIB)!;
+  t.equal(locationDevice(last), 1);
+  t.ok(slots.liesAside(V2));
+  slots.release(last);
+  t.notOk(slots.liesAside(V2));
+  devices[1].isAside = false;
+  t.notOk(slots.liesAside(V1));
+  t.end();
+});
+
+t.test('a pinned slot comes free when it is unpinned, in the way in which it would have come free', t => {
+  const slots = allocatorOf(deviceOf(0, 1));
+  const discarded: Location[] = [];
+  slots.returnSpaceTo({ discard: location => void discarded.push(location) });
+  const [released, retired, dropped, kept] = Array.from({ length: 4 }, () => slots.allocate(V1, 4 * MIB)!);
+  for (const location of [released, retired, dropped, kept]) slots.pin(location);
+  slots.release(released);
+  slots.retire(retired, at(100), false);
+  slots.retire(dropped, at(0), true);
+  slots.cutPassed(at(100));
+  t.equal(slots.allocate(V1, 4 * MIB), undefined, 'all of them may be written to still');
+  t.same(discarded, []);
+  slots.unpin(released);
+  t.equal(slots.allocate(V1, 4 * MIB), released);
+  slots.unpin(retired);
+  t.equal(slots.allocate(V1, 4 * MIB), retired);
+  slots.pin(dropped);
+  slots.unpin(dropped);
+  t.same(discarded, [], 'it was pinned twice');
+  slots.unpin(dropped);
+  t.same(discarded, [dropped]);
+  t.equal(slots.allocate(V1, 4 * MIB), undefined);
+  slots.discarded(dropped, 4 * MIB);
+  t.equal(slots.allocate(V1, 4 * MIB), dropped);
+  slots.unpin(kept);
+  t.equal(slots.allocate(V1, 4 * MIB), undefined, 'it is in use');
+  t.throws(() => slots.unpin(kept), /pinned/);
+  t.end();
+});
+
 t.test('a retired slot is nobody else’s until the cut has passed what may name it', t => {
   const slots = allocatorOf(deviceOf(0, 1));
   const taken = Array.from({ length: 4 }, () => slots.allocate(V1, 4 * MIB)!);

@@ -1,10 +1,14 @@
 /** The list of problems and the rates of the status page. */
 import t from 'tap';
 import type { Problem } from '../../../src/admin/node-control.ts';
+import { columnBytes, laggingSyncMs } from '../../../src/base/limits.ts';
+import { MIB } from '../../../src/base/units.ts';
 import type { CommandSnapshot } from '../../../src/nbd-server/statistics.ts';
-import { ProblemList } from '../../../src/node/problem-list.ts';
+import { asideProblems, ProblemList } from '../../../src/node/problem-list.ts';
 import { RateSampler } from '../../../src/node/rate-sampler.ts';
+import { Device } from '../../../src/sled/device.ts';
 import { MemoryLoop } from '../../support/memory-loop.ts';
+import { ControlledFile } from '../oplog/controlled-file.ts';
 
 const problem = (what: string, severity: Problem['severity'] = 'error'): Problem => ({
   severity,
@@ -43,6 +47,33 @@ t.test('a device that goes bad block by block does not make the list endless', t
   t.equal(list.list().length, 51);
   t.match(list.list()[50].what, /9950 further/);
   t.equal(list.ofVolume('vol0').length, 50);
+  t.end();
+});
+
+t.test('devices that are aside are problems while they are', t => {
+  const loop = new MemoryLoop();
+  const deviceOf = (number: number) => {
+    const superblock = { node: '0'.repeat(32), device: '1'.repeat(32), number, columnBytes, firstColumn: MIB };
+    return new Device(`/d${number}`, new ControlledFile(loop, MIB + columnBytes), {
+      ...superblock,
+      columnCount: 1,
+      serial: 1,
+    });
+  };
+  const [well, slow, failing, alone] = [0, 1, 2, 3].map(deviceOf);
+  slow.slownessMs = 2 * laggingSyncMs;
+  failing.isFailing = true;
+  alone.isFailing = true;
+  for (const device of [slow, failing]) device.isAside = true;
+  const problems = asideProblems([well, slow, failing, alone]);
+  t.same(
+    problems.map(({ severity, what, why }) => [severity, what.split(' ')[0], why.split(',')[0]]),
+    [
+      ['error', '/d2', 'it cannot be written'],
+      ['warning', '/d1', 'it has taken long to write or sync lately'],
+    ],
+  );
+  for (const { todo } of problems) t.ok(todo.length > 0);
   t.end();
 });
 

@@ -87,6 +87,30 @@ t.test('a later batch that is written first waits for the one before it', async 
   t.same(rig.take(), ['commit 1', 'a 0', 'batch', 'commit 2', 'b 0', 'batch']);
 });
 
+t.test('what is under way is what was appended and is not committed, in order', async t => {
+  const rig = new LogRig({ segmentBytes: 64 * KIB });
+  const underWay = () => {
+    const ops: number[] = [];
+    rig.log.forUncommitted(({ op }) => void ops.push(op));
+    return ops;
+  };
+  rig.holdNew = ['write'];
+  await rig.settle();
+  t.same(underWay(), []);
+  rig.write(1, 1);
+  await rig.settle();
+  rig.write(1, 2);
+  rig.zero();
+  const [first] = underWay();
+  t.same(underWay(), [first, first + 1, first + 2], 'of the batch that is being written, and of the one that fills');
+  rig.files.find(candidate => candidate.held.length > 0)!.held[0].finish();
+  await rig.settle();
+  t.same(underWay(), [first + 1, first + 2]);
+  for (const file of rig.files) file.letGo();
+  await rig.settle();
+  t.same(underWay(), []);
+});
+
 t.test('a segment is closed wherever the next record does not fit, and no record crosses its end', async t => {
   for (let remaining = 0; remaining <= 128; remaining += 16) {
     const rig = new LogRig({ segmentBytes: SEGMENT });

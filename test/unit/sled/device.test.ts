@@ -255,10 +255,10 @@ t.test('a sync goes to the devices that were written to, and to no others', asyn
 
 t.test('what was carried is synced for the destage, and not for who waits for the log', async t => {
   const { loop, sled, files, sync } = await sledOf(2);
-  const syncAll = () =>
+  const syncDevices = () =>
     pump(
       loop,
-      completion(request => sled.syncAll(request)),
+      completion(request => sled.syncDevices(sled.devices(), request)),
     );
   const before = files.map(file => file.counts.sync);
   const syncs = () => files.map((file, i) => file.counts.sync - before[i]);
@@ -266,15 +266,15 @@ t.test('what was carried is synced for the destage, and not for who waits for th
   t.equal(await sync(), 0);
   t.same(syncs(), [0, 0]);
   sled.wrote(locationOf(1, MIB));
-  t.equal(await syncAll(), 0);
+  t.equal(await syncDevices(), 0);
   t.same(syncs(), [1, 1], 'all of it');
   t.equal(await sync(), 0);
-  t.equal(await syncAll(), 0);
+  t.equal(await syncDevices(), 0);
   t.same(syncs(), [1, 1], 'and once');
   sled.wrote(locationOf(0, MIB));
   sled.carried(locationOf(0, MIB));
   t.equal(await sync(), 0);
-  t.equal(await syncAll(), 0);
+  t.equal(await syncDevices(), 0);
   t.same(syncs(), [2, 1], 'one sync covers both');
 });
 
@@ -376,4 +376,59 @@ t.test('after a failed sync a device stays failed, and so do all syncs', async t
   t.equal(sled.device(0).errors.write, 1);
   t.match(sled.device(0).failure, /sync/);
   t.equal(sled.device(1).failure, undefined);
+});
+
+t.test('who does not rely on a device that failed a sync does not hear of it', async t => {
+  const { loop, sled, files, sync } = await sledOf(2);
+  const syncDevices = () =>
+    pump(
+      loop,
+      completion(request => sled.syncDevices(sled.devices(), request)),
+    );
+  sled.carried(locationOf(0, MIB));
+  files[0].failing.set('sync', -EIO);
+  t.equal(await syncDevices(), -EIO);
+  files[0].failing.clear();
+  t.equal(await sync(), 0, 'the log holds what was carried there');
+  t.equal(await syncDevices(), -EIO);
+  sled.wrote(locationOf(0, MIB));
+  t.equal(await sync(), -EIO);
+  t.equal(await sync(), -EIO, 'and it is not forgotten');
+});
+
+t.test('a device is aside while it is ill and another one is well', async t => {
+  const { loop, sled, files, sync } = await sledOf(2);
+  const aside = () => [...sled.devices()].map(device => device.isAside);
+  const place = (number: number) => locationOf(number, MIB);
+  t.same([aside(), sled.hasAside], [[false, false], false]);
+  sled.writeFailed(place(1));
+  t.same([aside(), sled.hasAside], [[false, true], true]);
+  sled.writeFailed(place(0));
+  t.same([aside(), sled.hasAside], [[false, false], false], 'when all are ill nobody can be spared');
+  sled.writeSucceeded(sled.device(0));
+  t.same(aside(), [false, true]);
+  sled.writeSucceeded(sled.device(1));
+  t.same(aside(), [false, false]);
+
+  sled.wrote(place(0));
+  files[0].hold.add('sync');
+  const synced = sync();
+  for (let i = 0; i < 3; i++) {
+    loop.turn();
+    await new Promise(resolve => setImmediate(resolve));
+  }
+  loop.advance(2 * laggingSyncMs);
+  files[0].letGo();
+  t.equal(await synced, 0);
+  t.same(aside(), [true, false], 'it took long');
+  for (let i = 0; i < 3; i++) {
+    t.same(aside(), [true, false]);
+    sled.wrote(place(0));
+    t.equal(await sync(), 0);
+  }
+  t.same(aside(), [false, false], 'it has been quick for a while');
+  files[1].failing.set('sync', -EIO);
+  sled.wrote(place(1));
+  t.equal(await sync(), -EIO);
+  t.same(aside(), [false, true], 'for good');
 });

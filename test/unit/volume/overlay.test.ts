@@ -1,5 +1,6 @@
 /** The overlay against plain maps: newest entries, chunks over blocks, dirty lists, reservations. */
 import t from 'tap';
+import { NO_SUM } from '../../../src/base/checksum.ts';
 import type { Location } from '../../../src/base/location.ts';
 import type { BlockNumber, ChunkNumber, OpNumber, VolumeNumber } from '../../../src/base/units.ts';
 import type { ChunkEntry } from '../../../src/index/chunk-entry.ts';
@@ -170,6 +171,39 @@ t.test('rows that are reserved are nobody else’s', t => {
   t.ok(overlay.reserve(9));
   overlay.release(9);
   t.throws(() => overlay.release(1), /only what was reserved/);
+  t.end();
+});
+
+t.test('operations on blocks that have rows already take no further ones', t => {
+  const overlay = new Overlay(2);
+  overlay.enterSegment(0);
+  for (const block of [0, 1]) overlay.setBlock(V, block as BlockNumber, chunkOf(block), 1 as OpNumber, 100, 7);
+  t.notOk(overlay.reserve(1), 'it is full');
+  overlay.reserveReplaced(2);
+  t.equal(overlay.usedRows, 4);
+  overlay.release(2);
+  for (const block of [0, 1]) overlay.setBlock(V, block as BlockNumber, chunkOf(block), 2 as OpNumber, 200, 7);
+  t.equal(overlay.usedRows, 2);
+  t.equal(overlay.fill, 1);
+  t.end();
+});
+
+t.test('the blocks of some volumes are counted, and those that have data', t => {
+  const overlay = new Overlay(10);
+  overlay.enterSegment(0);
+  const set = (volume: number, block: number, sum: number) => {
+    const number = block as BlockNumber;
+    overlay.setBlock(volume as VolumeNumber, number, chunkOf(block), 1 as OpNumber, block * 100, sum);
+  };
+  set(1, 0, 7);
+  set(1, 1, NO_SUM);
+  set(2, 0, 7);
+  set(3, 5, 7);
+  overlay.removeBlock(overlay.findBlock(3 as VolumeNumber, 5 as BlockNumber));
+  const count = (...volumes: number[]) => overlay.blocksOf(new Set(volumes as VolumeNumber[]));
+  t.same(count(), { rows: 0, withData: 0 });
+  t.same(count(1), { rows: 2, withData: 1 });
+  t.same(count(1, 2, 3), { rows: 3, withData: 2 });
   t.end();
 });
 
