@@ -69,6 +69,8 @@ export interface SimFaults {
   readonly rotPerMyriad?: number;
   readonly strayPerMyriad?: number;
   readonly slowPerMyriad?: number;
+  /** How long a slow one takes at most; 3 s without it. */
+  readonly slowMsMax?: number;
   readonly isFull?: boolean;
 }
 
@@ -274,7 +276,10 @@ export class SimFile implements DeviceFile {
 
   #later(completion: () => void): void {
     if (!this.#happens(this.faults.slowPerMyriad)) this.#loop.post(completion);
-    else this.#loop.after(this.#random.between(1, SLOW_MS_MAX), () => this.#loop.post(completion));
+    else
+      this.#loop.after(this.#random.between(1, this.faults.slowMsMax ?? SLOW_MS_MAX), () =>
+        this.#loop.post(completion),
+      );
   }
 
   /** Page number of anything that was ever written, or undefined. */
