@@ -1,6 +1,9 @@
 // The ring where io_uring is not allowed: the same memory layout, served by a pool of threads for files and by one
 // thread on epoll for sockets. Completions are written under a lock; the owner reads them without it, up to a tail that
 // is published with release order.
+//
+// One file has a bounded number of threads at a time, and where all are busy another one is made for the others: a file
+// that takes its time does not hold up the rest.
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <pthread.h>
@@ -17,6 +20,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "assert.h"
@@ -27,6 +31,16 @@ namespace sledge {
 namespace {
 
 constexpr uint64_t kQuiesceNanos = 2'000'000'000;
+// So many files may take their time until the next one has to wait.
+constexpr size_t kSlowFilesMax = 8;
+
+// What is to be done for one descriptor.
+struct FileWork {
+  std::deque<io_uring_sqe> waiting;
+  uint32_t running = 0;
+  // In the list of those that a thread may take up.
+  bool isListed = false;
+};
 
 int32_t RunFileOperation(const io_uring_sqe& submission) {
   void* address = reinterpret_cast<void*>(submission.addr);
@@ -87,6 +101,7 @@ class ThreadRing final : public Ring, private CompletionSink {
     try {
       int error = poller_.Start();
       if (error != 0) return error;
+      threadsPerFile_ = threads;
       for (uint32_t count = 0; count < threads; count++) workers_.emplace_back([this] { Work(); });
     } catch (const std::system_error& error) {
       return error.code().value();
@@ -124,8 +139,12 @@ class ThreadRing final : public Ring, private CompletionSink {
     poller_.CancelAll();
     {
       std::lock_guard<std::mutex> guard(workLock_);
-      for (const io_uring_sqe& submission : work_) Complete(submission.user_data, -ECANCELED);
-      work_.clear();
+      for (auto& [descriptor, file] : files_) {
+        for (const io_uring_sqe& submission : file.waiting) Complete(submission.user_data, -ECANCELED);
+        file.waiting.clear();
+        file.isListed = false;
+      }
+      due_.clear();
     }
     const uint64_t deadline = MonotonicNanos() + kQuiesceNanos;
     while (tail_.load(std::memory_order_acquire) != submitted_) {
@@ -164,11 +183,18 @@ class ThreadRing final : public Ring, private CompletionSink {
   void HandOver() {
     if (gathered_.empty()) return;
     const size_t count = gathered_.size();
+    bool isShort = false;
     {
       std::lock_guard<std::mutex> guard(workLock_);
-      work_.insert(work_.end(), gathered_.begin(), gathered_.end());
+      for (const io_uring_sqe& submission : gathered_) {
+        FileWork& file = files_[submission.fd];
+        file.waiting.push_back(submission);
+        List(submission.fd, &file);
+      }
+      isShort = !due_.empty() && idleCount_ == 0;
     }
     gathered_.clear();
+    if (isShort) AddWorker();
     if (count == 1) {
       workCome_.notify_one();
     } else {
@@ -176,20 +202,48 @@ class ThreadRing final : public Ring, private CompletionSink {
     }
   }
 
+  void AddWorker() {
+    if (workers_.size() >= kSlowFilesMax * threadsPerFile_) return;
+    try {
+      workers_.emplace_back([this] { Work(); });
+    } catch (const std::system_error&) {
+      // Those that there are do it later.
+    }
+  }
+
+  // A thread may take up what waits for the file, unless it has all of its threads.
+  void List(int descriptor, FileWork* file) {
+    if (file->isListed || file->waiting.empty() || file->running == threadsPerFile_) return;
+    file->isListed = true;
+    due_.push_back(descriptor);
+  }
+
   void Work() {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    std::unique_lock<std::mutex> guard(workLock_);
     for (;;) {
-      io_uring_sqe submission;
-      {
-        std::unique_lock<std::mutex> guard(workLock_);
-        workCome_.wait(guard, [this] { return stopping_ || !work_.empty(); });
-        if (work_.empty()) return;
-        submission = work_.front();
-        work_.pop_front();
-      }
-      Complete(submission.user_data, RunFileOperation(submission));
+      idleCount_++;
+      workCome_.wait(guard, [this] { return stopping_ || !due_.empty(); });
+      idleCount_--;
+      if (due_.empty()) return;
+      const int descriptor = due_.front();
+      due_.pop_front();
+      FileWork& file = files_[descriptor];
+      file.isListed = false;
+      const io_uring_sqe submission = file.waiting.front();
+      file.waiting.pop_front();
+      file.running++;
+      List(descriptor, &file);
+      guard.unlock();
+      const int32_t result = RunFileOperation(submission);
+      guard.lock();
+      // Before the owner hears of it: it may close the descriptor then.
+      file.running--;
+      List(descriptor, &file);
+      if (file.running == 0 && file.waiting.empty()) files_.erase(descriptor);
+      Complete(submission.user_data, result);
     }
   }
 
@@ -231,7 +285,10 @@ class ThreadRing final : public Ring, private CompletionSink {
 
   std::mutex workLock_;
   std::condition_variable workCome_;
-  std::deque<io_uring_sqe> work_;
+  std::unordered_map<int, FileWork> files_;
+  std::deque<int> due_;
+  size_t idleCount_ = 0;
+  uint32_t threadsPerFile_ = 0;
   std::vector<io_uring_sqe> gathered_;
   bool stopping_ = false;
   std::vector<std::thread> workers_;

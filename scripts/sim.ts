@@ -4,6 +4,7 @@
  * replayed exactly and tells its story; a hunt goes on with fresh seeds until the time is over. Ends with 1 when anything
  * was not as it has to be, and says how to see it again.
  */
+import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import type { Crash } from '../test/support/oracle.ts';
 import { cutPowerEverywhere, describeCuts, powerCutOperations } from '../test/support/power-cuts.ts';
@@ -67,7 +68,7 @@ async function main(): Promise<number> {
 }
 
 function freshSeed(): number {
-  return Date.now() % 2 ** 31;
+  return randomInt(2 ** 31);
 }
 
 interface Asked {

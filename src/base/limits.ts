@@ -116,6 +116,9 @@ export const retiredBytesMin = 8 * MIB;
 export const destageRetryMs = 1000;
 /** So often a step that waits for devices looks whether one of them is ill. */
 export const destagePatienceMs = 500;
+/** After so many looks the devices that it waits for are too slow, if log or overlay have become as full as this. */
+export const destageLooksMax = 4;
+export const pressingFill = 0.75;
 /** Volumes with something on a device that is aside have this part of log and overlay together. */
 export const asideShare = 1 / 8;
 /** Chunks that bulk records behind the cut name. */

@@ -79,6 +79,8 @@ class Landing {
   readonly window = new IoWindow();
   /** Slots that could not be written, and with which errno. */
   readonly failed = new Map<Location, number>();
+  /** Nothing further is to be written. */
+  isStopped = false;
   readonly #underWay = new Map<Device, number>();
 
   get devices(): Iterable<Device> {
@@ -469,6 +471,7 @@ export class ChunkCarrier {
     const { blocks } = group;
     try {
       for (const task of piece.tasks) {
+        if (landing.isStopped) throw new DestageStuck('the server stops');
         if (task.entry === undefined || task.from === task.to) continue;
         const { location } = task.entry;
         const slot = location - task.chunk * task.volume.blocksPerChunk;

@@ -16,12 +16,14 @@ import {
   destageAgeMs,
   destageFillLow,
   destageFillStart,
+  destageLooksMax,
   destagePatienceMs,
   destageRetryMs,
   destageStepSegments,
   destageStepsPerLog,
   dropAgeMs,
   namedChunksMax,
+  pressingFill,
   retiredChunksMax,
 } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
@@ -127,7 +129,8 @@ export class Destage implements DestageControl {
   admits(recordBytes: number): boolean {
     if (this.#stuck || this.#stopped) return true;
     const { log } = this.#head;
-    return this.#pace.admits(recordBytes, this.#fillOf(this.#limitBytes), log.limitBytes);
+    if (log.usedBytes + recordBytes > this.#clientsBytes) return this.#pace.refuses();
+    return this.#pace.admits(recordBytes, this.fill, log.limitBytes);
   }
 
   get asideHasRoom(): boolean {
@@ -183,8 +186,9 @@ export class Destage implements DestageControl {
     this.#ageTimer?.();
     this.#dropTimer?.();
     this.#retryTimer?.();
+    const lateStopped = this.#late.stop();
     while (this.#running) await this.#idle();
-    await this.#late.stop();
+    await lateStopped;
   }
 
   /** Runs `work` while no destage runs: changes of the index that are not destage. */
@@ -205,8 +209,12 @@ export class Destage implements DestageControl {
 
   // --- when --------------------------------------------------------------------------------------------------------------
 
+  /** Of what clients may take; without what is only carried forward, since no step makes room of that. */
   get fill(): number {
-    return this.#fillOf(this.#head.log.limitBytes);
+    const { log, overlay } = this.#head;
+    const [bytes, rows] = this.#late.isOpen ? [this.#asideBytes, this.#asideRows] : [0, 0];
+    const logFill = shareOf(log.usedBytes - bytes, this.#clientsBytes - bytes);
+    return Math.max(logFill, shareOf(overlay.usedRows - rows, overlay.capacity - rows));
   }
 
   /** Whether there is more than what would only be carried forward. */
@@ -216,18 +224,11 @@ export class Destage implements DestageControl {
     return overlay.usedRows - this.#asideRows > overlay.capacity / 16;
   }
 
-  /** Without what is only carried forward: no step makes room of that. */
-  #fillOf(limitBytes: number): number {
-    const { log, overlay } = this.#head;
-    const [bytes, rows] = this.#late.isOpen ? [this.#asideBytes, this.#asideRows] : [0, 0];
-    const logFill = shareOf(log.usedBytes - bytes, limitBytes - bytes);
-    return Math.max(logFill, shareOf(overlay.usedRows - rows, overlay.capacity - rows));
-  }
-
-  /** What the log may take of clients: some is left for what a step has to carry forward. */
-  get #limitBytes(): number {
+  /** What the log may take of clients: where a device may be set aside some is left for what is carried forward then. */
+  get #clientsBytes(): number {
     const { limitBytes, segmentBytes } = this.#head.log;
-    return this.#head.sled.hasAside ? limitBytes - (this.#segmentsAtOnce() + 1) * segmentBytes : limitBytes;
+    if (this.#head.sled.deviceCount === 1) return limitBytes;
+    return limitBytes - (this.#segmentsAtOnce() + 1) * segmentBytes;
   }
 
   #isFull(): boolean {
@@ -392,7 +393,7 @@ export class Destage implements DestageControl {
       hasLanded = true;
     };
     const ended = landed.then(done, done);
-    for (;;) {
+    for (let looks = 1; ; looks++) {
       let cancel: CancelTimer = () => {};
       const patience = new Promise<void>(resolve => {
         cancel = this.#ports.clock.after(destagePatienceMs, resolve);
@@ -400,7 +401,10 @@ export class Destage implements DestageControl {
       await Promise.race([ended, patience]);
       cancel();
       if (hasLanded || this.#stopped) return false;
-      if (!this.#head.sled.judgeStalled(group.landing.busyDevices)) continue;
+      const { sled } = this.#head;
+      const { busyDevices } = group.landing;
+      if (looks >= destageLooksMax && this.fill > pressingFill) sled.holdsUpOthers(busyDevices);
+      if (!sled.judgeStalled(busyDevices)) continue;
       const spare = this.#late.adopt(carrier, group, landed);
       if (spare === undefined) continue;
       this.#carrier = spare;

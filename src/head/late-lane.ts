@@ -120,9 +120,10 @@ export class LateLane {
     if (this.#error !== undefined) throw this.#error;
   }
 
-  /** Begins nothing new; resolves when what is under way has ended. */
+  /** Begins nothing new, and gives up a round whose end would be long in coming; resolves when its I/Os have ended. */
   async stop(): Promise<void> {
     this.#stopped = true;
+    if (this.#group !== undefined) this.#group.landing.isStopped = true;
     this.#restTimer?.();
     while (this.#running) await this.#ended();
   }

@@ -67,6 +67,11 @@ export class Pace {
       this.#credit -= bytes;
       return true;
     }
+    return this.refuses();
+  }
+
+  /** Nothing may be appended now; who is refused may ask again in a moment. */
+  refuses(): false {
     this.#timer ??= this.#clock.after(WAIT_MS, () => {
       this.#timer = undefined;
       this.#resume();

@@ -26,6 +26,8 @@ import type { Device } from './device.ts';
 const REMEMBERED = 3 / 4;
 /** A write waits for others that are under way: four times as long as a sync may take is too long. */
 const WRITE_WEIGHT = 1 / 4;
+/** What a device counts for that others had to wait for. */
+const HOLDS_UP_MS = 10 * laggingSyncMs;
 
 export class Sled {
   readonly #clock: Pick<Clock, 'nowMs'>;
@@ -133,6 +135,12 @@ export class Sled {
     const now = this.#clock.nowMs();
     for (const device of devices) this.#wasSlow(device, (now - device.progressMs) * WRITE_WEIGHT);
     return devices.length > 0 && devices.every(device => device.isAside);
+  }
+
+  /** Others wait because something takes long on these devices, and not on all that there are: they are slow for a while. */
+  holdsUpOthers(devices: readonly Device[]): void {
+    if (devices.length === this.#devices.size) return;
+    for (const device of devices) this.#wasSlow(device, HOLDS_UP_MS);
   }
 
   #wasSlow(device: Device, slownessMs: number): void {

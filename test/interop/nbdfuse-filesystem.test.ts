@@ -1,5 +1,5 @@
 /** A file system on the host itself: nbdfuse shows the volume as a file, the loop driver makes a disk of it. */
-import { accessSync, constants, existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import {
@@ -8,6 +8,7 @@ import {
   runOk,
   skipUnless,
   skipUnlessInstalled,
+  skipUnlessUsable,
   startProgram,
   temporaryDirectory,
   waitUntil,
@@ -17,20 +18,10 @@ import { startServer } from '../support/server-process.ts';
 
 const MIB = 2 ** 20;
 
-function usable(path: string): boolean {
-  try {
-    accessSync(path, constants.R_OK | constants.W_OK);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 const skip =
   skipUnlessInstalled('nbdfuse', 'losetup', 'mkfs.ext4', 'e2fsck', 'mount', 'umount', 'fusermount3', 'fstrim') ||
   skipUnless(process.getuid?.() === 0, 'needs root') ||
-  skipUnless(usable('/dev/fuse'), 'no /dev/fuse') ||
-  skipUnless(usable('/dev/loop-control'), 'no loop devices');
+  skipUnlessUsable('/dev/fuse', '/dev/loop-control');
 
 t.test('ext4 on nbdfuse and the loop driver keeps its files and passes e2fsck', { skip, timeout: 90_000 }, async t => {
   const directory = temporaryDirectory(t);

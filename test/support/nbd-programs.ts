@@ -65,6 +65,18 @@ export function findProgram(name: string): string | undefined {
   return undefined;
 }
 
+/** For tap's `skip`: device files that a test reads and writes. */
+export function skipUnlessUsable(...paths: readonly string[]): string | false {
+  for (const path of paths) {
+    try {
+      accessSync(path, constants.R_OK | constants.W_OK);
+    } catch {
+      return skipUnless(false, `no ${path}`);
+    }
+  }
+  return false;
+}
+
 /** For tap's `skip`: a sentence naming what is missing, or false. Never skips where everything is required. */
 export function skipUnlessInstalled(...programs: readonly string[]): string | false {
   const missing = programs.filter(name => findProgram(name) === undefined);

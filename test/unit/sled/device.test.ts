@@ -427,8 +427,35 @@ t.test('a device is aside while it is ill and another one is well', async t => {
     t.equal(await sync(), 0);
   }
   t.same(aside(), [false, false], 'it has been quick for a while');
+  sled.holdsUpOthers([...sled.devices()]);
+  t.same(aside(), [false, false], 'all of them hold up nobody else');
+  sled.holdsUpOthers([sled.device(1)]);
+  t.same(aside(), [false, true]);
+
+  const begunMs = sled.carryBegins(sled.device(1));
+  t.ok(sled.judgeStalled([sled.device(1)]));
+  t.notOk(sled.judgeStalled([]), 'nothing is waited for');
+  t.notOk(sled.judgeStalled([...sled.devices()]));
+  sled.carryEnded(sled.device(1), begunMs);
+
   files[1].failing.set('sync', -EIO);
   sled.wrote(place(1));
   t.equal(await sync(), -EIO);
   t.same(aside(), [false, true], 'for good');
+});
+
+t.test('a device that ends nothing for a while is slow, and so is one whose writes take long', async t => {
+  const { loop, sled } = await sledOf(3);
+  const [first, second] = [...sled.devices()];
+  const begun = [sled.carryBegins(first), sled.carryBegins(second)];
+  loop.advance(3 * laggingSyncMs);
+  t.notOk(sled.judgeStalled([first, second]));
+  sled.carryEnded(first, begun[0]);
+  sled.carryBegins(first);
+  loop.advance(2 * laggingSyncMs);
+  t.notOk(sled.judgeStalled([first, second]), 'one of them goes on');
+  t.same([first.isAside, second.isAside], [false, true]);
+  t.ok(sled.judgeStalled([second]));
+  sled.carryEnded(first, begun[0]);
+  t.ok(first.isAside, 'that write took long');
 });
