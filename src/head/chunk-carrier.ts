@@ -20,7 +20,7 @@
 import { NO_SUM } from '../base/checksum.ts';
 import { isNoSpace } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
-import { completion, Gather, IoWindow } from '../base/io-wait.ts';
+import { completion, Gather } from '../base/io-wait.ts';
 import {
   destageGroupBlocks,
   destageGroupChunks,
@@ -34,13 +34,10 @@ import {
 import type { Location } from '../base/location.ts';
 import { locationDevice } from '../base/location.ts';
 import type { Region, RegionSource } from '../base/memory.ts';
-import type { BlockNumber, ChunkNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 import { isEmpty } from '../index/chunk-entry.ts';
-import type { Device } from '../sled/device.ts';
 import type { DirtyList } from '../volume/overlay.ts';
-import type { Volume } from '../volume/volume.ts';
 import { BlockSource } from './block-source.ts';
 import type { CarryTask, Conclude, Fence } from './carry-group.ts';
 import { CarryGroup } from './carry-group.ts';
@@ -48,7 +45,8 @@ import { CarryStore } from './carry-store.ts';
 import type { DestageStore } from './destage-store.ts';
 import { DestageStuck, DevicesFull } from './destage-store.ts';
 import type { Head } from './head.ts';
-import type { SlotAllocator } from './slot-allocator.ts';
+import { Landing } from './landing.ts';
+import { SeparateGroup } from './separate-group.ts';
 
 /** Some chunks of a group whose data lies in one buffer: its writes have to end before the buffer is used again. */
 class Piece {
@@ -72,87 +70,6 @@ class Piece {
     this.offsets.length = 0;
     this.usedBytes = 0;
   }
-}
-
-/** What a group writes to devices: to which, what is under way yet, and which of them could not be written. */
-class Landing {
-  readonly window = new IoWindow();
-  /** Slots that could not be written, and with which errno. */
-  readonly failed = new Map<Location, number>();
-  /** Nothing further is to be written. */
-  isStopped = false;
-  readonly #underWay = new Map<Device, number>();
-
-  get devices(): Iterable<Device> {
-    return this.#underWay.keys();
-  }
-
-  /** Devices that are waited for. */
-  get busyDevices(): Device[] {
-    return [...this.#underWay].filter(([, count]) => count > 0).map(([device]) => device);
-  }
-
-  hasFailed(device: Device): boolean {
-    return [...this.failed.keys()].some(location => locationDevice(location) === device.number);
-  }
-
-  begins(device: Device): void {
-    this.#underWay.set(device, (this.#underWay.get(device) ?? 0) + 1);
-  }
-
-  ended(device: Device): void {
-    this.#underWay.set(device, this.#underWay.get(device)! - 1);
-  }
-}
-
-/** A group that can be under way while others destage. */
-export class SeparateGroup extends CarryGroup {
-  /** Others may have destaged since it was begun. */
-  isBesideOthers = false;
-  /** Entries that the overlay has let go of, and whose slots nobody else retires. */
-  readonly orphans = new Set<ChunkEntry>();
-  readonly landing = new Landing();
-  /** From where on the list is to be carried yet. */
-  next = 0;
-  /** Of some of its chunks; they are not in it any more. */
-  failure: DestageStuck | undefined;
-  readonly #pinned: Location[] = [];
-  readonly #chunks = new Map<Volume, Set<ChunkNumber>>();
-  /** Where in the columns a block stands. */
-  readonly #rowOf = new Map<Volume, Map<BlockNumber, number>>();
-
-  /** Everything has its place. */
-  close(next: number, slots: SlotAllocator): void {
-    this.next = next;
-    for (const { volume, chunk, entry, from, to } of this.tasks) {
-      ofVolume(this.#chunks, volume, new Set()).add(chunk);
-      const rows = ofVolume(this.#rowOf, volume, new Map());
-      for (let i = from; i < to; i++) rows.set(this.blocks[i], i);
-      if (entry === undefined) continue;
-      slots.pin(entry.location);
-      this.#pinned.push(entry.location);
-    }
-  }
-
-  unpin(slots: SlotAllocator): void {
-    for (const location of this.#pinned.splice(0)) slots.unpin(location);
-  }
-
-  has(volume: Volume, chunk: ChunkNumber): boolean {
-    return this.#chunks.get(volume)?.has(chunk) === true;
-  }
-
-  /** A block's newest data lies elsewhere in the log: the same data. */
-  moved(volume: Volume, block: BlockNumber, from: number, to: number): void {
-    const row = this.#rowOf.get(volume)?.get(block);
-    if (row !== undefined && this.positions[row] === from) this.positions[row] = to;
-  }
-}
-
-function ofVolume<T>(map: Map<Volume, T>, volume: Volume, fresh: T): T {
-  const found = map.get(volume) ?? fresh;
-  map.set(volume, found);
-  return found;
 }
 
 export class ChunkCarrier {

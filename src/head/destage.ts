@@ -7,6 +7,11 @@
  * (`chunk-carrier.ts`), the last transaction of which moves the cut. Only then is the log trimmed.
  *
  * A crash in between leaves the log as it was: recovery plays it again over whatever the batch had done.
+ *
+ * Where there are several devices no step waits long for one that is ill while another is well. What lies on that one is
+ * appended to the log again (`relog.ts`) instead of carried over, and goes to the device at its own pace (`late-lane.ts`); a
+ * group that is being written to it when that shows is handed over. Volumes with something on such a device have a part of
+ * log and overlay, and a part of the log is not for clients, so that there is always room to carry forward.
  */
 import { assert } from '../base/assert.ts';
 import { SledgeError } from '../base/errors.ts';
@@ -35,7 +40,6 @@ import { writeRecordBytes } from '../oplog/record.ts';
 import type { DirtyList } from '../volume/overlay.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Conclude, Fence } from './carry-group.ts';
-import type { SeparateGroup } from './chunk-carrier.ts';
 import { ChunkCarrier } from './chunk-carrier.ts';
 import { DestageStore, DestageStuck, DevicesFull } from './destage-store.ts';
 import type { DestageControl, Head } from './head.ts';
@@ -43,6 +47,7 @@ import { LateLane } from './late-lane.ts';
 import { Pace } from './pace.ts';
 import type { ChunkOf } from './relog.ts';
 import { Relog } from './relog.ts';
+import type { SeparateGroup } from './separate-group.ts';
 
 export interface DestageEvents {
   /** Destaging cannot go on, and why; it is tried again later. */

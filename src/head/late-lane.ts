@@ -20,11 +20,11 @@ import type { ChunkEntry } from '../index/chunk-entry.ts';
 import type { Device } from '../sled/device.ts';
 import type { DirtyList } from '../volume/overlay.ts';
 import type { Volume } from '../volume/volume.ts';
-import type { SeparateGroup } from './chunk-carrier.ts';
 import { ChunkCarrier } from './chunk-carrier.ts';
 import type { DestageStore } from './destage-store.ts';
 import { DestageStuck } from './destage-store.ts';
 import type { Head } from './head.ts';
+import type { SeparateGroup } from './separate-group.ts';
 
 export interface LateLanePorts {
   readonly head: Head;

@@ -2,7 +2,7 @@
  * `sledge attach` and `sledge detach` as a user meets them: what is refused and why, a supervisor that dies and another one
  * that takes over, TLS, and that nothing is left behind, however often.
  *
- * SLEDGE_TEST_LONG=1 attaches and detaches a hundred times instead of ten.
+ * SLEDGE_TEST_LONG=1 attaches and detaches a hundred times instead of five.
  */
 import { existsSync, mkdirSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -14,7 +14,7 @@ import { skipOnStandIn, sledgeJson, sledgeProgram, startServer } from '../suppor
 
 const MIB = 2 ** 20;
 const isLong = process.env['SLEDGE_TEST_LONG'] === '1';
-const times = isLong ? 100 : 10;
+const times = isLong ? 100 : 5;
 const skip =
   skipWithoutRig() || skipUnlessInstalled('python3', 'certtool', 'setpriv', 'socat', 'nbdkit') || skipOnStandIn();
 

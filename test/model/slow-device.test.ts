@@ -243,8 +243,8 @@ t.test('flushes do not wait for bulk writes to a device that is known to be slow
 
 t.test('the log goes round and round beside a slow device, and those who have nothing on it do not notice', async t => {
   const streams = [READS, { ...WRITES, everyMs: 0.5 }, { ...FLUSHES, everyMs: 100 }];
-  const usual = await measure(t, 'none', streams, 12_000);
-  const beside = await measure(t, 'slow', streams, 12_000);
+  const usual = await measure(t, 'none', streams, 10_000);
+  const beside = await measure(t, 'slow', streams, 10_000);
   t.ok(usual.logRounds > 3 && beside.logRounds > 2, `the log went round ${beside.logRounds.toFixed(1)} times`);
   t.ok(beside.carried > 0, 'the slow device takes what it can');
   for (const stream of streams) goesOn(t, stream, usual, beside, 8000);
@@ -252,8 +252,8 @@ t.test('the log goes round and round beside a slow device, and those who have no
 
 t.test('and beside a device that takes a minute for each I/O', async t => {
   const streams = [READS, { ...WRITES, everyMs: 0.5 }, { ...FLUSHES, everyMs: 100 }];
-  const usual = await measure(t, 'none', streams, 12_000);
-  const beside = await measure(t, 'hardly alive', streams, 12_000);
+  const usual = await measure(t, 'none', streams, 10_000);
+  const beside = await measure(t, 'hardly alive', streams, 10_000);
   t.ok(beside.logRounds > 2, `the log went round ${beside.logRounds.toFixed(1)} times`);
   for (const stream of streams) goesOn(t, stream, usual, beside, 8000);
 });
@@ -262,8 +262,8 @@ t.test('and beside a device that takes no write; when it does again, nothing is 
   // More than the part of the log that is there for what such a device does not take.
   const writes = { ...WRITES, from: 0, to: VOLUME_BYTES, everyMs: 0.5 };
   const streams = [READS, writes, { ...FLUSHES, everyMs: 100 }];
-  const usual = await measure(t, 'none', streams, 12_000);
-  const beside = await measure(t, 'failing', streams, 12_000);
+  const usual = await measure(t, 'none', streams, 10_000);
+  const beside = await measure(t, 'failing', streams, 10_000);
   t.ok(beside.logRounds > 2, `the log went round ${beside.logRounds.toFixed(1)} times`);
   isSlow(t, 'ill small writes', beside);
   for (const stream of streams) goesOn(t, stream, usual, beside);
