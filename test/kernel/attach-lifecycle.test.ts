@@ -15,6 +15,7 @@ import { skipOnStandIn, sledgeJson, sledgeProgram, startServer } from '../suppor
 const MIB = 2 ** 20;
 const isLong = process.env['SLEDGE_TEST_LONG'] === '1';
 const times = isLong ? 100 : 5;
+const repeatsMs = times * 30_000 + 150_000;
 const skip =
   skipWithoutRig() || skipUnlessInstalled('python3', 'certtool', 'setpriv', 'socat', 'nbdkit') || skipOnStandIn();
 
@@ -102,7 +103,7 @@ t.test('refusals, adoption, TLS', { skip, timeout: 430_000 }, async t => {
   t.ok(failedAfter >= 1.5 && failedAfter <= 6, `with --timeout 2, I/O failed after ${failedAfter} s`);
 });
 
-t.test(`attached and detached ${times} times, nothing is left`, { skip, timeout: times * 45_000 }, async t => {
+t.test(`attached and detached ${times} times, nothing is left`, { skip, timeout: repeatsMs }, async t => {
   const directory = temporaryDirectory(t);
   const server = await startServer(t, {
     dataDirectory: join(directory, 'data'),
