@@ -106,6 +106,7 @@ export class Destage implements DestageControl {
       store: this.#store,
       exclusively: work => this.exclusively(work),
       roundEnded: () => this.#countAside(),
+      nothingFound: () => this.#nothingLate(),
     });
   }
 
@@ -353,9 +354,8 @@ export class Destage implements DestageControl {
     log.trim(cut);
     this.#head.slots.cutPassed(cut);
     this.steps++;
-    if (late === undefined) return;
-    this.#countAside();
-    this.#late.wanted();
+    if (this.#late.isOpen) this.#countAside();
+    if (late !== undefined) this.#late.wanted();
   }
 
   /** False where a part was handed over to the lane for what is late: nothing was concluded, and the rest is dirty still. */
@@ -438,6 +438,14 @@ export class Destage implements DestageControl {
     if (await this.#relog.forward(chunks, cut)) return late;
     if (!this.#late.isUnderWay) return undefined;
     throw new DestageStuck('the op log is full of what a device takes its time for');
+  }
+
+  /** Who waits for the part that is there for volumes with something aside may wait for what they have on other devices. */
+  #nothingLate(): void {
+    this.#countAside();
+    if (this.#head.waitingAsideWrites === 0 || this.#stopped) return;
+    this.#wanted = true;
+    if (!this.#running) this.#begin();
   }
 
   #countAside(): void {

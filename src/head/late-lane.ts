@@ -33,8 +33,10 @@ export interface LateLanePorts {
   readonly regions: RegionSource;
   /** Runs `work` while no step of the destage runs; rejects with `shutting-down` when none will any more. */
   exclusively<T>(work: () => Promise<T>): Promise<T>;
-  /** A round has ended, or nothing was found: log and overlay may have room for those who wait. */
+  /** A round has ended: log and overlay may have room for those who wait. */
   roundEnded(): void;
+  /** There was nothing to do. */
+  nothingFound(): void;
 }
 
 export class LateLane {
@@ -139,7 +141,7 @@ export class LateLane {
       if (first !== undefined) await first();
       while (!this.#stopped && (await this.#round())) rounds++;
       if (rounds > 0) return;
-      this.#ports.roundEnded();
+      this.#ports.nothingFound();
       this.#rest();
     } catch (error) {
       if (error instanceof DestageStuck) this.#hasFailed(error);
