@@ -103,7 +103,8 @@ export class SimLoop implements Turns, Clock {
       for (const task of tasks) task.runAtEndOfTurn();
       await settled();
     }
-    return !idle;
+    // A timer that was due may have begun something: then there is more to do than to wait for the next one.
+    return !idle || this.#pending.length > 0 || this.#tasks.length > 0;
   }
 
   /** Time passes until the next timer fires; false when there is none. */
