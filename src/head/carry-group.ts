@@ -13,6 +13,7 @@ import type { BlockNumber, ChunkNumber, LogPosition, OpNumber } from '../base/un
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 import type { IndexTransaction } from '../index/index-store.ts';
 import type { Volume } from '../volume/volume.ts';
+import type { ChunkSet } from './chunk-set.ts';
 import type { Head } from './head.ts';
 
 /** What was committed, and is durable in the log, when a step of the destage began. */
@@ -23,7 +24,7 @@ export interface Fence {
   /** The last operation before the fence, of each volume. */
   readonly ops: ReadonlyMap<Volume, OpNumber>;
   /** Chunks whose blocks are not carried, since their device is aside. An entry of theirs is: what it names is durable. */
-  readonly isLate?: (volume: Volume, chunk: ChunkNumber) => boolean;
+  readonly late?: ChunkSet | undefined;
 }
 
 /** Adds to the last transaction of a step, and gives the log's new cut. */
@@ -66,8 +67,8 @@ export class CarryGroup {
     if (own !== undefined && slots.namedUntil(own.location) > fence.position) return undefined;
     const needed = own !== undefined && slots.namedUntil(own.location) <= fence.cut;
     const from = this.blocks.length;
-    if (fence.isLate?.(volume, chunk) === true ? !needed : !this.#takeBlocks(head, row, fence, needed))
-      return undefined;
+    const isTaken = fence.late?.has(volume, chunk) ? needed : this.#takeBlocks(head, row, fence, needed);
+    if (!isTaken) return undefined;
     const to = this.blocks.length;
     const last = fence.ops.get(volume);
     const newest = overlay.opOf(row);

@@ -41,6 +41,7 @@ import type { DirtyList } from '../volume/overlay.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Conclude, Fence } from './carry-group.ts';
 import { ChunkCarrier } from './chunk-carrier.ts';
+import { ChunkSet } from './chunk-set.ts';
 import { DestageStore, DestageStuck, DevicesFull } from './destage-store.ts';
 import type { DestageControl, Head } from './head.ts';
 import { LateLane } from './late-lane.ts';
@@ -65,9 +66,6 @@ export interface DestagePorts {
 }
 
 const INDEX_REMOVALS_AT_ONCE = 1024;
-
-/** Chunks that a step leaves out. */
-type LateChunks = Map<Volume, Set<ChunkNumber>>;
 
 export class Destage implements DestageControl {
   readonly #head: Head;
@@ -327,7 +325,8 @@ export class Destage implements DestageControl {
     const ops = new Map<Volume, OpNumber>();
     for (const volume of this.#head.volumes()) ops.set(volume, volume.committedOp);
     const putBack = (from: number) => overlay.putBackDirty(segment, dirty, from);
-    let late: LateChunks | undefined;
+    /** What the step leaves out. */
+    let late: ChunkSet | undefined;
     try {
       await this.#store.logSynced();
       await this.#carryDrops();
@@ -342,8 +341,7 @@ export class Destage implements DestageControl {
       }
       return cut;
     };
-    const isLate = (volume: Volume, chunk: ChunkNumber) => late?.get(volume)?.has(chunk) === true;
-    const fence = { cut, position, ops, ...(late !== undefined && { isLate }) };
+    const fence = { cut, position, ops, late };
     if (!(await this.#carry(dirty, fence, conclude, putBack))) {
       // What is in the way is left out when it is tried again.
       this.#wanted = true;
@@ -421,17 +419,15 @@ export class Destage implements DestageControl {
    * What of the list is on devices that are aside is appended to the log again, so that the step goes on without them. Where
    * the log has no room for that, it has to wait for them.
    */
-  async #carryForward(dirty: DirtyList, cut: LogPosition): Promise<LateChunks | undefined> {
-    const late: LateChunks = new Map();
+  async #carryForward(dirty: DirtyList, cut: LogPosition): Promise<ChunkSet | undefined> {
+    const late = new ChunkSet();
     const chunks: ChunkOf[] = [];
     for (let i = 0; i < dirty.chunks.length; i++) {
       const volume = this.#head.volume(dirty.volumes[i]);
       const chunk = dirty.chunks[i];
-      if (volume === undefined || late.get(volume)?.has(chunk) || !this.#late.isLate(volume, chunk)) continue;
+      if (volume === undefined || late.has(volume, chunk) || !this.#late.isLate(volume, chunk)) continue;
       chunks.push({ volume, chunk });
-      const known = late.get(volume);
-      if (known === undefined) late.set(volume, new Set([chunk]));
-      else known.add(chunk);
+      late.add(volume, chunk);
     }
     if (chunks.length === 0) return undefined;
     this.#relog ??= new Relog(this.#head, this.#ports.regions, (...move) => this.#late.moved(...move));

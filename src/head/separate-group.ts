@@ -11,6 +11,7 @@ import type { BlockNumber, ChunkNumber } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 import type { Volume } from '../volume/volume.ts';
 import { CarryGroup } from './carry-group.ts';
+import { ChunkSet } from './chunk-set.ts';
 import type { DestageStuck } from './destage-store.ts';
 import { Landing } from './landing.ts';
 import type { SlotAllocator } from './slot-allocator.ts';
@@ -26,7 +27,7 @@ export class SeparateGroup extends CarryGroup {
   /** Of some of its chunks; they are not in it any more. */
   failure: DestageStuck | undefined;
   readonly #pinned: Location[] = [];
-  readonly #chunks = new Map<Volume, Set<ChunkNumber>>();
+  readonly #chunks = new ChunkSet();
   /** Where in the columns a block stands. */
   readonly #rowOf = new Map<Volume, Map<BlockNumber, number>>();
 
@@ -34,8 +35,9 @@ export class SeparateGroup extends CarryGroup {
   close(next: number, slots: SlotAllocator): void {
     this.next = next;
     for (const { volume, chunk, entry, from, to } of this.tasks) {
-      ofVolume(this.#chunks, volume, new Set()).add(chunk);
-      const rows = ofVolume(this.#rowOf, volume, new Map());
+      this.#chunks.add(volume, chunk);
+      const rows = this.#rowOf.get(volume) ?? new Map<BlockNumber, number>();
+      this.#rowOf.set(volume, rows);
       for (let i = from; i < to; i++) rows.set(this.blocks[i], i);
       if (entry === undefined) continue;
       slots.pin(entry.location);
@@ -48,7 +50,7 @@ export class SeparateGroup extends CarryGroup {
   }
 
   has(volume: Volume, chunk: ChunkNumber): boolean {
-    return this.#chunks.get(volume)?.has(chunk) === true;
+    return this.#chunks.has(volume, chunk);
   }
 
   /** A block's newest data lies elsewhere in the log: the same data. */
@@ -56,10 +58,4 @@ export class SeparateGroup extends CarryGroup {
     const row = this.#rowOf.get(volume)?.get(block);
     if (row !== undefined && this.positions[row] === from) this.positions[row] = to;
   }
-}
-
-function ofVolume<T>(map: Map<Volume, T>, volume: Volume, fresh: T): T {
-  const found = map.get(volume) ?? fresh;
-  map.set(volume, found);
-  return found;
 }

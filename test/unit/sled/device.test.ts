@@ -218,7 +218,12 @@ async function sledOf(count: number) {
       completion(request => sled.syncData(request)),
     );
   await sync();
-  return { loop, sled, files, sync };
+  const syncDevices = () =>
+    pump(
+      loop,
+      completion(request => sled.syncDevices(sled.devices(), request)),
+    );
+  return { loop, sled, files, sync, syncDevices };
 }
 
 t.test('a sled reads and writes by location, each device its own', async t => {
@@ -254,12 +259,7 @@ t.test('a sync goes to the devices that were written to, and to no others', asyn
 });
 
 t.test('what was carried is synced for the destage, and not for who waits for the log', async t => {
-  const { loop, sled, files, sync } = await sledOf(2);
-  const syncDevices = () =>
-    pump(
-      loop,
-      completion(request => sled.syncDevices(sled.devices(), request)),
-    );
+  const { sled, files, sync, syncDevices } = await sledOf(2);
   const before = files.map(file => file.counts.sync);
   const syncs = () => files.map((file, i) => file.counts.sync - before[i]);
   sled.carried(locationOf(0, MIB));
@@ -379,12 +379,7 @@ t.test('after a failed sync a device stays failed, and so do all syncs', async t
 });
 
 t.test('who does not rely on a device that failed a sync does not hear of it', async t => {
-  const { loop, sled, files, sync } = await sledOf(2);
-  const syncDevices = () =>
-    pump(
-      loop,
-      completion(request => sled.syncDevices(sled.devices(), request)),
-    );
+  const { sled, files, sync, syncDevices } = await sledOf(2);
   sled.carried(locationOf(0, MIB));
   files[0].failing.set('sync', -EIO);
   t.equal(await syncDevices(), -EIO);
