@@ -111,7 +111,7 @@ export class Destage implements DestageControl {
   committed(): void {
     if (this.#running || this.#stopped) return;
     if (this.#wanted || this.#isFull()) this.#begin();
-    else this.#ageTimer ??= this.#ports.clock.after(destageAgeMs, () => this.#grownOld());
+    else this.#setAgeTimer();
   }
 
   /** Whole chunks were trimmed or zeroed: their slots are given up soon, without waiting for a step. */
@@ -247,9 +247,20 @@ export class Destage implements DestageControl {
     return slots.retiredCount <= retiredChunksMax / 2 && slots.namedCount <= namedChunksMax / 2 && !slots.isShort;
   }
 
-  /** The oldest operation has waited long enough: everything that was there when the timer was set goes. */
+  #setAgeTimer(): void {
+    this.#ageTimer ??= this.#ports.clock.after(destageAgeMs, () => this.#grownOld());
+  }
+
+  /**
+   * The oldest operation has waited long enough: everything that was there when the timer was set goes. But not for the sake
+   * of little beside what would be carried forward each time.
+   */
   #grownOld(): void {
     this.#ageTimer = undefined;
+    if (!this.#gainsRoom) {
+      this.#setAgeTimer();
+      return;
+    }
     this.#cutWanted = this.#head.log.committedEnd;
     if (!this.#running && this.#head.log.cut < this.#cutWanted) this.#begin();
   }
@@ -436,10 +447,13 @@ export class Destage implements DestageControl {
     throw new DestageStuck('the op log is full of what a device takes its time for');
   }
 
-  /** Who waits for the part that is there for volumes with something aside may wait for what they have on other devices. */
+  /**
+   * Who waits for the part that is there for volumes with something aside may wait for what they have on other devices. A
+   * step for those who have nothing there would only carry forward, and end where it began.
+   */
   #nothingLate(): void {
     this.#countAside();
-    if (this.#head.waitingAsideWrites === 0 || this.#stopped) return;
+    if (this.#head.waitingAsideWrites === 0 || this.#stopped || !this.#asideHasOthers()) return;
     this.#wanted = true;
     if (!this.#running) this.#begin();
   }
@@ -452,6 +466,19 @@ export class Destage implements DestageControl {
     this.#asideRows = rows;
     this.#asideBytes = withData * writeRecordBytes(1);
     this.#head.roomFreed();
+  }
+
+  /** Whether volumes with something on a device that is aside have anything in the overlay that a step would not leave out. */
+  #asideHasOthers(): boolean {
+    const { overlay, slots } = this.#head;
+    let found = false;
+    for (const volume of this.#head.volumes()) {
+      if (!slots.liesAside(volume.number)) continue;
+      overlay.forChunks(volume.number, 0, Number.POSITIVE_INFINITY, chunk => {
+        found ||= !this.#late.isLate(volume, chunk);
+      });
+    }
+    return found;
   }
 
   /** Syncs are dear, so a step takes as much as a large log can spare; a small one is cut in small steps. */

@@ -110,9 +110,8 @@ interface Measured {
   readonly waiting: number;
 }
 
-/** Loads two volumes, on a device each, of which the second may be ill, while what lies in the log is destaged. */
-async function measure(t: Tap, illness: Illness, streams: readonly Stream[], ms: number): Promise<Measured> {
-  const random = new SimRandom(11);
+/** Two volumes, on a device each, with some of each chunk in the log. */
+async function startedNode(random: SimRandom): Promise<{ node: SimNode; volumes: readonly Volume[] }> {
   const node = new SimNode(random, {
     segmentBytes: MIB,
     logSegments: 32,
@@ -135,7 +134,13 @@ async function measure(t: Tap, illness: Illness, streams: readonly Stream[], ms:
   for (const volume of volumes) {
     for (let at = WRITES.from; at < WRITES.to; at += CHUNK) await write(node, volume, at, BLOCK_BYTES);
   }
+  return { node, volumes };
+}
 
+/** Loads both volumes, of which the second's device may be ill, while what lies in the log is destaged. */
+async function measure(t: Tap, illness: Illness, streams: readonly Stream[], ms: number): Promise<Measured> {
+  const random = new SimRandom(11);
+  const { node, volumes } = await startedNode(random);
   const { loop } = node;
   const { log, sled } = node.head;
   node.devices[1].faults = ILLNESSES[illness];
@@ -267,4 +272,29 @@ t.test('and beside a device that takes no write; when it does again, nothing is 
   t.ok(beside.logRounds > 2, `the log went round ${beside.logRounds.toFixed(1)} times`);
   isSlow(t, 'ill small writes', beside);
   for (const stream of streams) goesOn(t, stream, usual, beside);
+});
+
+t.test('who waits for a device that has failed for good does not set off one step after another', async t => {
+  const random = new SimRandom(12);
+  const { node, volumes } = await startedNode(random);
+  const { loop } = node;
+  node.devices[1].faults = { ...NO_FAULTS, syncPerMyriad: 10_000 };
+  await loop.until(node.destage.all()).catch(() => {});
+  t.ok(node.head.sled.device(1).failure !== undefined, 'a sync of it has failed');
+
+  const load = new Load(node, random, loop.nowMs() + 5000);
+  for (const volume of volumes) load.start(volume, { ...WRITES, from: 0, to: VOLUME_BYTES, everyMs: 0.5 });
+  const endMs = loop.nowMs() + 130_000;
+  let steps = 0;
+  while (loop.nowMs() < endMs) {
+    if (loop.nowMs() < endMs - 90_000) steps = node.destage.steps;
+    if (!(await loop.turn())) loop.passTime();
+  }
+  t.ok(node.head.waitingAsideWrites > 0, 'somebody waits');
+  t.ok(node.destage.steps === steps, `${node.destage.steps - steps} steps in 90 s in which nothing can be done`);
+
+  node.devices[1].faults = NO_FAULTS;
+  node.crash('process');
+  await node.boot();
+  t.same(await node.audit(), [], 'after a start all goes on');
 });

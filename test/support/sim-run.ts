@@ -73,6 +73,8 @@ const ERRORLESS: ReadonlySet<Trouble> = new Set(['none', 'slow', 'segment', 'lam
 const LASTING: ReadonlySet<Trouble> = new Set(['space', 'rot', 'stray']);
 /** No I/O ends for so long, and requests still wait: then they wait for ever. */
 const IDLE_MS_MAX = 60_000;
+/** Of one load: it takes some thousands. */
+const TURNS_MAX = 100_000;
 /** Of one device, beside one that is well. */
 const ONE_OF_TWO: ReadonlySet<Trouble> = new Set(['lame', 'broken']);
 const DAMAGING: ReadonlySet<Trouble> = new Set(['rot', 'stray']);
@@ -264,6 +266,7 @@ export class SimRun {
         `destage at ${destagePercent} % of turns${drain ? ', to the last answer' : ''}; the crash falls on ${moment}`,
     );
     let busyAtMs = node.loop.nowMs();
+    const turnsMax = node.loop.turns + TURNS_MAX;
     while (sent < requests || (drain && this.#inFlight() > 0)) {
       while (sent < requests && this.#inFlight() < depth && random.chance(70)) {
         random.oneOf(this.#clients).sendRandom(mix);
@@ -277,6 +280,7 @@ export class SimRun {
       const isMoment =
         (moment === 'step' && node.destage.steps > steps) || (moment === 'commit' && node.commitsUnderWay > 0);
       if (isMoment && sent >= earliest && turnsLeft-- === 0) return;
+      if (node.loop.turns > turnsMax) throw new Error(`it goes on without an end (destage: ${node.stuck})`);
       if (await node.loop.turn()) {
         busyAtMs = node.loop.nowMs();
       } else if (this.#inFlight() > 0 && (!node.loop.passTime() || node.loop.nowMs() > busyAtMs + IDLE_MS_MAX)) {
