@@ -9,6 +9,7 @@ import { ringEntries } from '../base/limits.ts';
 import type { Region } from '../base/memory.ts';
 import type { Stream } from '../base/stream.ts';
 import { addon, KERNEL_RING, THREAD_RING } from './addon.ts';
+import { DurableWays } from './durable-ways.ts';
 import { allocateRegion } from './io-memory.ts';
 import type { IoKind, IoPlatform, ListenAddress, Listener, OpenFileOptions, PlatformFile } from './io-platform.ts';
 import { openForRing } from './open-file.ts';
@@ -73,6 +74,7 @@ class RingPlatform implements IoPlatform {
   readonly #loop: RingLoop;
   readonly #clock = new SystemClock();
   readonly #openThings = new OpenThings();
+  readonly #durableWays: DurableWays | undefined;
   /** Control-plane calls that have not ended: they may open something yet. */
   #pending = 0;
   #closed = false;
@@ -81,10 +83,14 @@ class RingPlatform implements IoPlatform {
     this.kind = kind;
     this.kindReason = kindReason;
     this.#loop = loop;
+    // A thread writes and waits for the disk itself: there is nothing to choose.
+    this.#durableWays = kind === 'io_uring' ? new DurableWays() : undefined;
   }
 
   openFile(options: OpenFileOptions): Promise<PlatformFile> {
-    return this.#opening(async () => new RingFile(this.#loop, this.#openThings, await openForRing(options)));
+    return this.#opening(
+      async () => new RingFile(this.#loop, this.#openThings, this.#durableWays, await openForRing(options)),
+    );
   }
 
   listen(address: ListenAddress, accepted: (stream: Stream) => void): Promise<Listener> {

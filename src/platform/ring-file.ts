@@ -5,6 +5,7 @@
  * file in the middle of a read is -EIO); the descriptor is closed only when nothing is under way.
  */
 import { close, fsync, ftruncate } from 'node:fs';
+import { performance } from 'node:perf_hooks';
 import { promisify } from 'node:util';
 import { assert } from '../base/assert.ts';
 import { EINVAL, EIO, EOPNOTSUPP, isNoSpace } from '../base/errno.ts';
@@ -13,6 +14,7 @@ import type { Region } from '../base/memory.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import { addon } from './addon.ts';
 import { ControlRequest } from './control-request.ts';
+import { BY_WORKER, type DurableWay, type DurableWays } from './durable-ways.ts';
 import { addressWithin } from './io-memory.ts';
 import type { PlatformFile } from './io-platform.ts';
 import type { OpenThings } from './open-things.ts';
@@ -49,12 +51,33 @@ export interface RingFileProperties {
   readonly alignmentBytes: number;
 }
 
+/** A durable write that says how long it took. */
+class TimedWrite implements IoRequest {
+  readonly #ways: DurableWays;
+  readonly #way: DurableWay;
+  readonly #request: IoRequest;
+  readonly #beganMs = performance.now();
+
+  constructor(ways: DurableWays, way: DurableWay, request: IoRequest) {
+    this.#ways = ways;
+    this.#way = way;
+    this.#request = request;
+  }
+
+  ioCompleted(result: number): void {
+    if (result >= 0) this.#ways.took(this.#way, performance.now() - this.#beganMs);
+    this.#request.ioCompleted(result);
+  }
+}
+
 export class RingFile implements PlatformFile, OperationOwner {
   readonly path: string;
   readonly kind: 'file' | 'block device';
   readonly alignmentBytes: number;
   readonly #loop: RingLoop;
   readonly #openThings: OpenThings;
+  /** Where there are two ways. */
+  readonly #ways: DurableWays | undefined;
   readonly #fd: number;
   readonly #durableFd: number | undefined;
   readonly #buffered: boolean;
@@ -63,12 +86,13 @@ export class RingFile implements PlatformFile, OperationOwner {
   #underWay = 0;
   #closed = false;
 
-  constructor(loop: RingLoop, openThings: OpenThings, properties: RingFileProperties) {
+  constructor(loop: RingLoop, openThings: OpenThings, ways: DurableWays | undefined, properties: RingFileProperties) {
     this.path = properties.path;
     this.kind = properties.kind;
     this.alignmentBytes = properties.alignmentBytes;
     this.#loop = loop;
     this.#openThings = openThings;
+    this.#ways = properties.mode === 'buffered' ? ways : undefined;
     this.#fd = properties.fd;
     this.#durableFd = properties.durableFd;
     this.#buffered = properties.mode === 'buffered';
@@ -98,7 +122,16 @@ export class RingFile implements PlatformFile, OperationOwner {
   writeDurable(position: number, region: Region, offset: number, length: number, request: IoRequest): void {
     assert(!this.#readOnly && this.#durableFd !== undefined, 'durable writes were announced');
     assert(position % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0, 'durable writes are of whole blocks');
-    this.#transfer(this.#durableFd, submission.OP_WRITE, position, region, offset, length, request);
+    const ways = this.#ways;
+    if (ways === undefined) {
+      this.#transfer(this.#durableFd, submission.OP_WRITE, position, region, offset, length, request);
+      return;
+    }
+    const way = ways.next();
+    const timed = new TimedWrite(ways, way, request);
+    const [fd, opcode] =
+      way === BY_WORKER ? [this.#fd, submission.OP_WRITE_BY_WORKER] : [this.#durableFd, submission.OP_WRITE];
+    this.#transfer(fd, opcode, position, region, offset, length, timed);
   }
 
   writeBack(position: number, length: number, request: IoRequest): void {
@@ -161,8 +194,7 @@ export class RingFile implements PlatformFile, OperationOwner {
       this.#loop.start(operation);
       return;
     }
-    const moved = operation.opcode === submission.OP_READ || operation.opcode === submission.OP_WRITE;
-    if (result < 0 || !moved) {
+    if (result < 0 || !movesBytes(operation.opcode)) {
       const isLeftUndone = operation.opcode === submission.OP_SYNC_FILE_RANGE && isUnsupported(result);
       this.#finish(operation, isLeftUndone ? 0 : result);
       return;
@@ -203,7 +235,8 @@ export class RingFile implements PlatformFile, OperationOwner {
     this.#assertAligned(position, length);
     assert(offset % this.alignmentBytes === 0, 'offsets are aligned');
     const address = addressWithin(region, offset, length);
-    const operation = this.#start(fd, opcode, position, address, length, 0, request);
+    const flags = opcode === submission.OP_WRITE_BY_WORKER ? submission.RWF_DSYNC : 0;
+    const operation = this.#start(fd, opcode, position, address, length, flags, request);
     operation.region = region;
   }
 
@@ -273,4 +306,8 @@ function isUnsupported(result: number): boolean {
 
 function isQuick(opcode: number): boolean {
   return opcode === submission.OP_READ || opcode === submission.OP_WRITE;
+}
+
+function movesBytes(opcode: number): boolean {
+  return isQuick(opcode) || opcode === submission.OP_WRITE_BY_WORKER;
 }

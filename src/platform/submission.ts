@@ -22,10 +22,14 @@ export const OP_CONNECT = 16;
 export const OP_FALLOCATE = 17;
 export const OP_READ = 22;
 export const OP_WRITE = 23;
+/** A write that a worker of the kernel's ring does from its beginning (IOSQE_ASYNC); the thread ring has no such thing. */
+export const OP_WRITE_BY_WORKER = OP_WRITE | (0x10 << 8);
 export const OP_SEND = 26;
 export const OP_RECV = 27;
 
 export const FSYNC_DATASYNC = 1;
+/** Of a write: it ends when its data is on stable storage. */
+export const RWF_DSYNC = 2;
 /** Write the range, and wait for it and for what was under way in it before. */
 export const SYNC_FILE_RANGE_WRITE_AND_WAIT = 7;
 export const POLL_IN = 1;

@@ -144,6 +144,22 @@ export function blockFileContract(name: string, make: BlockFileFactory): void {
       t.same(blockValues(region), [3, 3, 1], 'and gives way to the next write');
     });
 
+    t.test('one durable write after another, each over a part of the one before, is read back', async t => {
+      const { file, memory } = await fresh(MIB);
+      const [region, copy] = [memory.allocate(2 * BLOCK_BYTES), memory.allocate(2 * BLOCK_BYTES)];
+      await io(request => file.write(0, region, 0, 2 * BLOCK_BYTES, request));
+      await io(request => file.sync(request));
+      let wrong = 0;
+      for (let round = 0; round < 300; round++) {
+        const position = (round % 200) * BLOCK_BYTES;
+        region.bytes.fill(round);
+        const result = await io(request => file.writeDurable(position, region, 0, 2 * BLOCK_BYTES, request));
+        await io(request => file.read(position, copy, 0, 2 * BLOCK_BYTES, request));
+        if (result !== 2 * BLOCK_BYTES || Buffer.compare(region.bytes, copy.bytes) !== 0) wrong++;
+      }
+      t.equal(wrong, 0);
+    });
+
     t.test('a write-back changes nothing that can be read, and what it covers can be written again', async t => {
       const { file, memory } = await fresh(MIB);
       const region = memory.allocate(3 * BLOCK_BYTES);
