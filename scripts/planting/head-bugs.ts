@@ -3,7 +3,7 @@ import type { PlantedBug } from './planted-bug.ts';
 
 const CARRIER = 'src/head/chunk-carrier.ts';
 const CARRY_STORE = 'src/head/carry-store.ts';
-const DESTAGE = 'src/head/destage.ts';
+const STEP = 'src/head/destage-step.ts';
 const HEAD = 'src/head/head.ts';
 const RECOVERY = 'src/head/recovery.ts';
 const SLOTS = 'src/head/slot-allocator.ts';
@@ -55,7 +55,7 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
   {
     name: 'op-number-lost-with-the-cut',
     breaks: 'The log is cut without the index being told how far the numbers of operations have got.',
-    file: DESTAGE,
+    file: STEP,
     find: 'transaction.putVolume(volume.toEntry(lastOp));',
     replacement: 'transaction.putVolume(volume.toEntry(volume.storedOp));',
   },
@@ -111,21 +111,21 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
   {
     name: 'slots-rewritten-before-log-sync',
     breaks: 'Slots are rewritten in place with data that the log does not hold durably.',
-    file: DESTAGE,
-    find: 'await this.#store.logSynced();\n      await this.#carryDrops();',
-    replacement: 'await this.#carryDrops();',
+    file: STEP,
+    find: 'await this.#store.logSynced();\n      await this.carryDrops();',
+    replacement: 'await this.carryDrops();',
   },
   {
     name: 'trim-carried-before-durable',
     breaks: 'Trimmed chunks leave the index before the trim is durable in the log.',
-    file: DESTAGE,
+    file: STEP,
     find: '// Operations that were committed meanwhile are in the log, but perhaps not synced.\n      await this.#store.logSynced();',
     replacement: '',
   },
   {
     name: 'cut-before-index',
     breaks: 'The log is cut, and what was retired comes free, before the index transaction is durable.',
-    file: DESTAGE,
+    file: STEP,
     find: 'await this.#carrier.carryAll(dirty, fence, conclude, putBack);',
     replacement:
       'log.trim(cut);\n    this.#head.slots.cutPassed(cut);\n    await this.#carrier.carryAll(dirty, fence, conclude, putBack);',
@@ -200,7 +200,7 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     name: 'cut-over-what-is-aside',
     trouble: 'lame',
     breaks: 'The log is cut over blocks whose device is aside, though they are nowhere else.',
-    file: DESTAGE,
+    file: STEP,
     find: 'if (await this.#relog.forward(chunks, cut)) return late;',
     replacement: 'return late;',
   },

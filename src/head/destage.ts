@@ -1,17 +1,10 @@
 /**
- * Carries operations from log and overlay into mass storage and index, and cuts the log behind them. It goes on in
- * steps: a step takes the oldest segments of the log and destages every chunk that has a block in them that is still the
- * newest, with all that the overlay holds of that chunk. So a chunk is written as seldom as the log's length allows.
+ * Carries operations from log and overlay into mass storage and index, and cuts the log behind them. What is done is a step
+ * (`destage-step.ts`); here stands when: steps follow one another while log or overlay are full, or their oldest operation
+ * has waited long enough, or somebody asks for haste. One at a time, and beside other changes of the index none.
  *
- * A step, in this order: sync the log; take out of the index what was trimmed as whole chunks; carry the chunks over
- * (`chunk-carrier.ts`), the last transaction of which moves the cut. Only then is the log trimmed.
- *
- * A crash in between leaves the log as it was: recovery plays it again over whatever the batch had done.
- *
- * Where there are several devices no step waits long for one that is ill while another is well. What lies on that one is
- * appended to the log again (`relog.ts`) instead of carried over, and goes to the device at its own pace (`late-lane.ts`); a
- * group that is being written to it when that shows is handed over. Volumes with something on such a device have a part of
- * log and overlay, and a part of the log is not for clients, so that there is always room to carry forward.
+ * Volumes with something on a device that is aside have a part of log and overlay, and where there are several devices a part
+ * of the log is not for clients, so that there is always room to carry forward.
  */
 import { assert } from '../base/assert.ts';
 import { SledgeError } from '../base/errors.ts';
@@ -21,34 +14,21 @@ import {
   destageAgeMs,
   destageFillLow,
   destageFillStart,
-  destageLooksMax,
-  destagePatienceMs,
   destageRetryMs,
-  destageStepSegments,
-  destageStepsPerLog,
   dropAgeMs,
   namedChunksMax,
-  pressingFill,
   retiredChunksMax,
 } from '../base/limits.ts';
-import type { Location } from '../base/location.ts';
 import type { RegionSource } from '../base/memory.ts';
-import type { ChunkNumber, Epoch, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
+import type { Epoch, LogPosition, VolumeNumber } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
-import type { IndexTransaction } from '../index/index-store.ts';
 import { writeRecordBytes } from '../oplog/record.ts';
-import type { DirtyList } from '../volume/overlay.ts';
 import type { Volume } from '../volume/volume.ts';
-import type { Conclude, Fence } from './carry-group.ts';
-import { ChunkCarrier } from './chunk-carrier.ts';
-import { ChunkSet } from './chunk-set.ts';
+import { DestageStep, type StepPressure, segmentsAtOnce } from './destage-step.ts';
 import { DestageStore, DestageStuck, DevicesFull } from './destage-store.ts';
 import type { DestageControl, Head } from './head.ts';
 import { LateLane } from './late-lane.ts';
 import { Pace } from './pace.ts';
-import type { ChunkOf } from './relog.ts';
-import { Relog } from './relog.ts';
-import type { SeparateGroup } from './separate-group.ts';
 
 export interface DestageEvents {
   /** Destaging cannot go on, and why; it is tried again later. */
@@ -65,17 +45,12 @@ export interface DestagePorts {
   readonly epoch: Epoch;
 }
 
-const INDEX_REMOVALS_AT_ONCE = 1024;
-
-export class Destage implements DestageControl {
+export class Destage implements DestageControl, StepPressure {
   readonly #head: Head;
   readonly #ports: DestagePorts;
-  readonly #store: DestageStore;
-  #carrier: ChunkCarrier;
+  readonly #step: DestageStep;
   readonly #pace: Pace;
   readonly #late: LateLane;
-  /** Made when it is needed first: it has a buffer. */
-  #relog: Relog | undefined;
   /** Blocks in the overlay of volumes with something on a device that is aside: counted now and then, and what came since. */
   #asideRows = 0;
   /** What their data takes in the log at least. */
@@ -96,16 +71,16 @@ export class Destage implements DestageControl {
   constructor(ports: DestagePorts) {
     this.#ports = ports;
     this.#head = ports.head;
-    this.#store = new DestageStore(ports.head, ports.epoch);
     this.#pace = new Pace(ports.clock, () => ports.head.roomFreed());
-    this.#carrier = new ChunkCarrier(ports.head, this.#store, ports.regions);
+    const store = new DestageStore(ports.head, ports.epoch);
     this.#late = new LateLane({
       ...ports,
-      store: this.#store,
+      store,
       exclusively: work => this.exclusively(work),
       roundEnded: () => this.#countAside(),
       nothingFound: () => this.#nothingLate(),
     });
+    this.#step = new DestageStep({ ...ports, store, late: this.#late, pace: this.#pace, pressure: this });
   }
 
   committed(): void {
@@ -120,7 +95,7 @@ export class Destage implements DestageControl {
     this.#dropTimer ??= this.#ports.clock.after(dropAgeMs, () => {
       this.#dropTimer = undefined;
       if (this.#running) this.dropped();
-      else this.#begin(() => this.#carryDrops());
+      else this.#begin(() => this.#step.carryDrops());
     });
   }
 
@@ -151,12 +126,16 @@ export class Destage implements DestageControl {
     this.#late.wanted();
   }
 
+  get isStopped(): boolean {
+    return this.#stopped;
+  }
+
   get storageIsFull(): boolean {
     return this.#devicesFull;
   }
 
   takesOver(entry: ChunkEntry): boolean {
-    return this.#carrier.takesOver(entry) || this.#late.takesOver(entry);
+    return this.#step.takesOver(entry) || this.#late.takesOver(entry);
   }
 
   /** Destages all that was committed before the call. Rejects when it cannot go on. */
@@ -175,7 +154,7 @@ export class Destage implements DestageControl {
           continue;
         }
         this.#refuseWhenStopped();
-        await this.#exclusive(() => this.#step());
+        await this.#exclusive(() => this.#stepOnce());
       }
     } finally {
       // Who asked for haste meanwhile found a destage running and left it at that.
@@ -232,7 +211,7 @@ export class Destage implements DestageControl {
   get #clientsBytes(): number {
     const { limitBytes, segmentBytes } = this.#head.log;
     if (this.#head.sled.deviceCount === 1) return limitBytes;
-    return limitBytes - (this.#segmentsAtOnce() + 1) * segmentBytes;
+    return limitBytes - (segmentsAtOnce(this.#head.log) + 1) * segmentBytes;
   }
 
   #isFull(): boolean {
@@ -300,7 +279,7 @@ export class Destage implements DestageControl {
       const wanted = this.#wanted || this.#head.log.cut < this.#cutWanted || !this.#isLow();
       if (!wanted || this.#head.log.cut === this.#head.log.committedEnd) return;
       this.#wanted = false;
-      await this.#step();
+      await this.#stepOnce();
     }
   }
 
@@ -321,131 +300,24 @@ export class Destage implements DestageControl {
     }
   }
 
-  // --- a step ------------------------------------------------------------------------------------------------------------
-
-  async #step(): Promise<void> {
-    this.#store.refuseFailed();
-    const { log, overlay } = this.#head;
-    const segment = Math.floor(log.cut / log.segmentBytes);
-    const end = segment + this.#segmentsAtOnce();
-    const cut = Math.min(end * log.segmentBytes, log.committedEnd) as LogPosition;
-    this.#pace.stepBegan(cut - log.cut);
-    // In the same moment: what is committed from now on lies behind the cut and goes into new lists.
-    const dirty = overlay.takeDirty(segment, end);
-    const position = log.committedEnd;
-    const ops = new Map<Volume, OpNumber>();
-    for (const volume of this.#head.volumes()) ops.set(volume, volume.committedOp);
-    const putBack = (from: number) => overlay.putBackDirty(segment, dirty, from);
-    /** What the step leaves out. */
-    let late: ChunkSet | undefined;
-    try {
-      await this.#store.logSynced();
-      await this.#carryDrops();
-      if (this.#late.isOpen) late = await this.#carryForward(dirty, cut);
-    } catch (error) {
-      putBack(0);
-      throw error;
-    }
-    const conclude = (transaction: IndexTransaction) => {
-      for (const [volume, lastOp] of ops) {
-        if (volume.state === 'present' && lastOp !== volume.storedOp) transaction.putVolume(volume.toEntry(lastOp));
-      }
-      return cut;
-    };
-    const fence = { cut, position, ops, late };
-    if (!(await this.#carry(dirty, fence, conclude, putBack))) {
+  async #stepOnce(): Promise<void> {
+    const end = await this.#step.run();
+    if (end === 'handed over') {
       // What is in the way is left out when it is tried again.
       this.#wanted = true;
       return;
     }
-    for (const [volume, lastOp] of ops) volume.storedOp = lastOp;
-    this.#pace.stepEnded();
-    log.trim(cut);
-    this.#head.slots.cutPassed(cut);
     this.steps++;
     if (this.#late.isOpen) this.#countAside();
-    if (late !== undefined) this.#late.wanted();
+    if (end === 'cut, some left out') this.#late.wanted();
   }
 
-  /** False where a part was handed over to the lane for what is late: nothing was concluded, and the rest is dirty still. */
-  async #carry(dirty: DirtyList, fence: Fence, conclude: Conclude, putBack: (from: number) => void): Promise<boolean> {
-    if (this.#head.sled.deviceCount === 1) {
-      await this.#carrier.carryAll(dirty, fence, conclude, putBack);
-      return true;
-    }
-    // Where one device may hold up another a group is no larger than what can be handed over.
-    let from = 0;
-    try {
-      do {
-        const carrier = this.#carrier;
-        const group = await carrier.begin(dirty, from, fence);
-        const landed = carrier.land(group);
-        if (await this.#handedOver(carrier, group, landed)) {
-          putBack(from);
-          return false;
-        }
-        try {
-          await landed;
-          await carrier.finish(group, group.next === dirty.chunks.length ? conclude : undefined);
-        } catch (error) {
-          carrier.abandon(group);
-          throw error;
-        }
-        from = group.next;
-      } while (from < dirty.chunks.length);
-    } catch (error) {
-      putBack(from);
-      throw error;
-    }
-    return true;
+  /** Removes some of the index entries of chunks [from, end), while no destage runs; returns from where to go on. */
+  removeIndexed(volume: Volume, from: number, end: number): Promise<number> {
+    return this.#step.removeIndexed(volume, from, end);
   }
 
-  /** Waits for what a group writes, but not for a device that is ill while others are well. */
-  async #handedOver(carrier: ChunkCarrier, group: SeparateGroup, landed: Promise<void>): Promise<boolean> {
-    let hasLanded = false;
-    const done = () => {
-      hasLanded = true;
-    };
-    const ended = landed.then(done, done);
-    for (let looks = 1; ; looks++) {
-      let cancel: CancelTimer = () => {};
-      const patience = new Promise<void>(resolve => {
-        cancel = this.#ports.clock.after(destagePatienceMs, resolve);
-      });
-      await Promise.race([ended, patience]);
-      cancel();
-      if (hasLanded || this.#stopped) return false;
-      const { sled } = this.#head;
-      const { busyDevices } = group.landing;
-      if (looks >= destageLooksMax && this.fill > pressingFill) sled.holdsUpOthers(busyDevices);
-      if (!sled.judgeStalled(busyDevices)) continue;
-      const spare = this.#late.adopt(carrier, group, landed);
-      if (spare === undefined) continue;
-      this.#carrier = spare;
-      return true;
-    }
-  }
-
-  /**
-   * What of the list is on devices that are aside is appended to the log again, so that the step goes on without them. Where
-   * the log has no room for that, it has to wait for them.
-   */
-  async #carryForward(dirty: DirtyList, cut: LogPosition): Promise<ChunkSet | undefined> {
-    const late = new ChunkSet();
-    const chunks: ChunkOf[] = [];
-    for (let i = 0; i < dirty.chunks.length; i++) {
-      const volume = this.#head.volume(dirty.volumes[i]);
-      const chunk = dirty.chunks[i];
-      if (volume === undefined || late.has(volume, chunk) || !this.#late.isLate(volume, chunk)) continue;
-      chunks.push({ volume, chunk });
-      late.add(volume, chunk);
-    }
-    if (chunks.length === 0) return undefined;
-    this.#relog ??= new Relog(this.#head, this.#ports.regions, (...move) => this.#late.moved(...move));
-    if (await this.#relog.forward(chunks, cut)) return late;
-    if (!this.#late.isUnderWay) return undefined;
-    throw new DestageStuck('the op log is full of what a device takes its time for');
-  }
+  // --- what is aside -----------------------------------------------------------------------------------------------------
 
   /**
    * Who waits for the part that is there for volumes with something aside may wait for what they have on other devices. A
@@ -479,54 +351,6 @@ export class Destage implements DestageControl {
       });
     }
     return found;
-  }
-
-  /** Syncs are dear, so a step takes as much as a large log can spare; a small one is cut in small steps. */
-  #segmentsAtOnce(): number {
-    const { log } = this.#head;
-    const segments = Math.floor(log.limitBytes / log.segmentBytes / destageStepsPerLog);
-    return Math.max(1, Math.min(segments, destageStepSegments));
-  }
-
-  /** Takes out of the index what was trimmed or zeroed as whole chunks. */
-  async #carryDrops(): Promise<void> {
-    for (const volume of [...this.#head.volumes()]) {
-      if (!volume.hasDropped || volume.state !== 'present') continue;
-      const ranges = [...volume.beginDropping().ranges()];
-      // Operations that were committed meanwhile are in the log, but perhaps not synced.
-      await this.#store.logSynced();
-      for (const [start, end] of ranges) {
-        for (let from = start; from < end; ) from = await this.removeIndexed(volume, from, end);
-      }
-      volume.endDropping();
-    }
-  }
-
-  /** Removes some of the index entries of chunks [from, end); returns from where to go on. */
-  async removeIndexed(volume: Volume, from: number, end: number): Promise<number> {
-    const { index, overlay, slots } = this.#head;
-    this.#store.refuseFailed();
-    const transaction = index.begin();
-    const removed: [ChunkNumber, Location][] = [];
-    let next = end;
-    let seen = 0;
-    for (const [number, entry] of index.chunks(volume.number, from, end, INDEX_REMOVALS_AT_ONCE)) {
-      if (++seen === INDEX_REMOVALS_AT_ONCE) next = number + 1;
-      const chunk = number as ChunkNumber;
-      // After a crash the log may name again what the index has already: that entry is newer than the drop.
-      const row = overlay.findChunk(volume.number, chunk);
-      if (row >= 0 && overlay.entryOf(row)?.location === entry.location) continue;
-      transaction.removeChunk(volume.number, chunk);
-      slots.unmarkIndexed(entry.location);
-      removed.push([chunk, entry.location]);
-    }
-    if (removed.length === 0) return next;
-    await this.#store.commit(transaction);
-    for (const [chunk, location] of removed) {
-      volume.indexChanged(chunk, undefined);
-      slots.retire(location, slots.namedUntil(location), true);
-    }
-    return next;
   }
 }
 

@@ -1,0 +1,256 @@
+/**
+ * A step of the destage: takes the oldest segments of the log and carries over every chunk that has a block in them that is
+ * still the newest, with all that the overlay holds of that chunk. So a chunk is written as seldom as the log's length
+ * allows. `destage.ts` says when.
+ *
+ * In this order: sync the log; take out of the index what was trimmed as whole chunks; carry the chunks over
+ * (`chunk-carrier.ts`), the last transaction of which moves the cut. Only then is the log trimmed.
+ *
+ * A crash in between leaves the log as it was: recovery plays it again over whatever the batch had done.
+ *
+ * Where there are several devices no step waits long for one that is ill while another is well. What lies on that one is
+ * appended to the log again (`relog.ts`) instead of carried over, and goes to the device at its own pace (`late-lane.ts`); a
+ * group that is being written to it when that shows is handed over.
+ */
+import type { CancelTimer, Clock } from '../base/io.ts';
+import {
+  destageLooksMax,
+  destagePatienceMs,
+  destageStepSegments,
+  destageStepsPerLog,
+  pressingFill,
+} from '../base/limits.ts';
+import type { Location } from '../base/location.ts';
+import type { RegionSource } from '../base/memory.ts';
+import type { ChunkNumber, LogPosition, OpNumber } from '../base/units.ts';
+import type { ChunkEntry } from '../index/chunk-entry.ts';
+import type { IndexTransaction } from '../index/index-store.ts';
+import type { OpLog } from '../oplog/log.ts';
+import type { DirtyList } from '../volume/overlay.ts';
+import type { Volume } from '../volume/volume.ts';
+import type { Conclude, Fence } from './carry-group.ts';
+import { ChunkCarrier } from './chunk-carrier.ts';
+import { ChunkSet } from './chunk-set.ts';
+import { type DestageStore, DestageStuck } from './destage-store.ts';
+import type { Head } from './head.ts';
+import type { LateLane } from './late-lane.ts';
+import type { Pace } from './pace.ts';
+import type { ChunkOf } from './relog.ts';
+import { Relog } from './relog.ts';
+import type { SeparateGroup } from './separate-group.ts';
+
+/** What a step looks at while it waits. */
+export interface StepPressure {
+  /** Of log or overlay, 0 to 1. */
+  readonly fill: number;
+  readonly isStopped: boolean;
+}
+
+export interface StepPorts {
+  readonly head: Head;
+  readonly clock: Clock;
+  readonly regions: RegionSource;
+  readonly store: DestageStore;
+  readonly late: LateLane;
+  readonly pace: Pace;
+  readonly pressure: StepPressure;
+}
+
+/**
+ * How a step ended: the log is cut; or it is, and chunks of devices that are aside were left out; or a group was handed over
+ * and nothing was concluded: the rest is dirty still.
+ */
+export type StepEnd = 'cut' | 'cut, some left out' | 'handed over';
+
+const INDEX_REMOVALS_AT_ONCE = 1024;
+
+/** Syncs are dear, so a step takes as much as a large log can spare; a small one is cut in small steps. */
+export function segmentsAtOnce({ limitBytes, segmentBytes }: Pick<OpLog, 'limitBytes' | 'segmentBytes'>): number {
+  const segments = Math.floor(limitBytes / segmentBytes / destageStepsPerLog);
+  return Math.max(1, Math.min(segments, destageStepSegments));
+}
+
+export class DestageStep {
+  readonly #ports: StepPorts;
+  readonly #head: Head;
+  readonly #store: DestageStore;
+  readonly #late: LateLane;
+  #carrier: ChunkCarrier;
+  /** Made when it is needed first: it has a buffer. */
+  #relog: Relog | undefined;
+
+  constructor(ports: StepPorts) {
+    this.#ports = ports;
+    this.#head = ports.head;
+    this.#store = ports.store;
+    this.#late = ports.late;
+    this.#carrier = new ChunkCarrier(ports.head, ports.store, ports.regions);
+  }
+
+  /** See ChunkCarrier. */
+  takesOver(entry: ChunkEntry): boolean {
+    return this.#carrier.takesOver(entry);
+  }
+
+  /** Rejects with `DestageStuck`: then all that was not concluded is dirty still. */
+  async run(): Promise<StepEnd> {
+    this.#store.refuseFailed();
+    const { pace } = this.#ports;
+    const { log, overlay } = this.#head;
+    const segment = Math.floor(log.cut / log.segmentBytes);
+    const end = segment + segmentsAtOnce(log);
+    const cut = Math.min(end * log.segmentBytes, log.committedEnd) as LogPosition;
+    pace.stepBegan(cut - log.cut);
+    // In the same moment: what is committed from now on lies behind the cut and goes into new lists.
+    const dirty = overlay.takeDirty(segment, end);
+    const position = log.committedEnd;
+    const ops = new Map<Volume, OpNumber>();
+    for (const volume of this.#head.volumes()) ops.set(volume, volume.committedOp);
+    const putBack = (from: number) => overlay.putBackDirty(segment, dirty, from);
+    /** What the step leaves out. */
+    let late: ChunkSet | undefined;
+    try {
+      await this.#store.logSynced();
+      await this.carryDrops();
+      if (this.#late.isOpen) late = await this.#carryForward(dirty, cut);
+    } catch (error) {
+      putBack(0);
+      throw error;
+    }
+    const conclude = (transaction: IndexTransaction) => {
+      for (const [volume, lastOp] of ops) {
+        if (volume.state === 'present' && lastOp !== volume.storedOp) transaction.putVolume(volume.toEntry(lastOp));
+      }
+      return cut;
+    };
+    const fence = { cut, position, ops, late };
+    if (!(await this.#carry(dirty, fence, conclude, putBack))) return 'handed over';
+    for (const [volume, lastOp] of ops) volume.storedOp = lastOp;
+    pace.stepEnded();
+    log.trim(cut);
+    this.#head.slots.cutPassed(cut);
+    return late === undefined ? 'cut' : 'cut, some left out';
+  }
+
+  /** False where a part was handed over to the lane for what is late: nothing was concluded, and the rest is dirty still. */
+  async #carry(dirty: DirtyList, fence: Fence, conclude: Conclude, putBack: (from: number) => void): Promise<boolean> {
+    if (this.#head.sled.deviceCount === 1) {
+      await this.#carrier.carryAll(dirty, fence, conclude, putBack);
+      return true;
+    }
+    // Where one device may hold up another a group is no larger than what can be handed over.
+    let from = 0;
+    try {
+      do {
+        const carrier = this.#carrier;
+        const group = await carrier.begin(dirty, from, fence);
+        const landed = carrier.land(group);
+        if (await this.#handedOver(carrier, group, landed)) {
+          putBack(from);
+          return false;
+        }
+        try {
+          await landed;
+          await carrier.finish(group, group.next === dirty.chunks.length ? conclude : undefined);
+        } catch (error) {
+          carrier.abandon(group);
+          throw error;
+        }
+        from = group.next;
+      } while (from < dirty.chunks.length);
+    } catch (error) {
+      putBack(from);
+      throw error;
+    }
+    return true;
+  }
+
+  /** Waits for what a group writes, but not for a device that is ill while others are well. */
+  async #handedOver(carrier: ChunkCarrier, group: SeparateGroup, landed: Promise<void>): Promise<boolean> {
+    const { pressure } = this.#ports;
+    let hasLanded = false;
+    const done = () => {
+      hasLanded = true;
+    };
+    const ended = landed.then(done, done);
+    for (let looks = 1; ; looks++) {
+      let cancel: CancelTimer = () => {};
+      const patience = new Promise<void>(resolve => {
+        cancel = this.#ports.clock.after(destagePatienceMs, resolve);
+      });
+      await Promise.race([ended, patience]);
+      cancel();
+      if (hasLanded || pressure.isStopped) return false;
+      const { sled } = this.#head;
+      const { busyDevices } = group.landing;
+      if (looks >= destageLooksMax && pressure.fill > pressingFill) sled.holdsUpOthers(busyDevices);
+      if (!sled.judgeStalled(busyDevices)) continue;
+      const spare = this.#late.adopt(carrier, group, landed);
+      if (spare === undefined) continue;
+      this.#carrier = spare;
+      return true;
+    }
+  }
+
+  /**
+   * What of the list is on devices that are aside is appended to the log again, so that the step goes on without them. Where
+   * the log has no room for that, it has to wait for them.
+   */
+  async #carryForward(dirty: DirtyList, cut: LogPosition): Promise<ChunkSet | undefined> {
+    const late = new ChunkSet();
+    const chunks: ChunkOf[] = [];
+    for (let i = 0; i < dirty.chunks.length; i++) {
+      const volume = this.#head.volume(dirty.volumes[i]);
+      const chunk = dirty.chunks[i];
+      if (volume === undefined || late.has(volume, chunk) || !this.#late.isLate(volume, chunk)) continue;
+      chunks.push({ volume, chunk });
+      late.add(volume, chunk);
+    }
+    if (chunks.length === 0) return undefined;
+    this.#relog ??= new Relog(this.#head, this.#ports.regions, (...move) => this.#late.moved(...move));
+    if (await this.#relog.forward(chunks, cut)) return late;
+    if (!this.#late.isUnderWay) return undefined;
+    throw new DestageStuck('the op log is full of what a device takes its time for');
+  }
+
+  /** Takes out of the index what was trimmed or zeroed as whole chunks. */
+  async carryDrops(): Promise<void> {
+    for (const volume of [...this.#head.volumes()]) {
+      if (!volume.hasDropped || volume.state !== 'present') continue;
+      const ranges = [...volume.beginDropping().ranges()];
+      // Operations that were committed meanwhile are in the log, but perhaps not synced.
+      await this.#store.logSynced();
+      for (const [start, end] of ranges) {
+        for (let from = start; from < end; ) from = await this.removeIndexed(volume, from, end);
+      }
+      volume.endDropping();
+    }
+  }
+
+  /** Removes some of the index entries of chunks [from, end); returns from where to go on. */
+  async removeIndexed(volume: Volume, from: number, end: number): Promise<number> {
+    const { index, overlay, slots } = this.#head;
+    this.#store.refuseFailed();
+    const transaction = index.begin();
+    const removed: [ChunkNumber, Location][] = [];
+    let next = end;
+    let seen = 0;
+    for (const [number, entry] of index.chunks(volume.number, from, end, INDEX_REMOVALS_AT_ONCE)) {
+      if (++seen === INDEX_REMOVALS_AT_ONCE) next = number + 1;
+      const chunk = number as ChunkNumber;
+      // After a crash the log may name again what the index has already: that entry is newer than the drop.
+      const row = overlay.findChunk(volume.number, chunk);
+      if (row >= 0 && overlay.entryOf(row)?.location === entry.location) continue;
+      transaction.removeChunk(volume.number, chunk);
+      slots.unmarkIndexed(entry.location);
+      removed.push([chunk, entry.location]);
+    }
+    if (removed.length === 0) return next;
+    await this.#store.commit(transaction);
+    for (const [chunk, location] of removed) {
+      volume.indexChanged(chunk, undefined);
+      slots.retire(location, slots.namedUntil(location), true);
+    }
+    return next;
+  }
+}
