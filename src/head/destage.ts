@@ -106,9 +106,11 @@ export class Destage implements DestageControl, StepPressure {
   }
 
   admits(recordBytes: number): boolean {
-    if (this.#stuck || this.#stopped) return true;
+    if (this.#stopped || this.#devicesFull) return true;
     const { log } = this.#head;
+    // Also while the destage is stuck: to go on it may have to carry something forward.
     if (log.usedBytes + recordBytes > this.#clientsBytes) return this.#pace.refuses();
+    if (this.#stuck) return true;
     return this.#pace.admits(recordBytes, this.fill, log.limitBytes);
   }
 

@@ -22,7 +22,7 @@ import type { DirtyList } from '../volume/overlay.ts';
 import type { Volume } from '../volume/volume.ts';
 import { ChunkCarrier } from './chunk-carrier.ts';
 import type { DestageStore } from './destage-store.ts';
-import { DestageStuck } from './destage-store.ts';
+import { DestageStuck, DevicesFull } from './destage-store.ts';
 import type { Head } from './head.ts';
 import type { SeparateGroup } from './separate-group.ts';
 
@@ -39,12 +39,21 @@ export interface LateLanePorts {
   nothingFound(): void;
 }
 
+/** A group that a step gave up waiting for. */
+interface Adopted {
+  readonly carrier: ChunkCarrier;
+  readonly group: SeparateGroup;
+  readonly landed: Promise<void>;
+}
+
 export class LateLane {
   readonly #ports: LateLanePorts;
   readonly #head: Head;
   /** Made when it is needed first: it has buffers of its own. */
   #carrier: ChunkCarrier | undefined;
   #group: SeparateGroup | undefined;
+  /** Taken over while a round waited for its turn, which goes on with this instead. */
+  #adopted: Adopted | undefined;
   #running = false;
   #stopped = false;
   /** After a run that came to nothing: the next one waits a moment. */
@@ -93,13 +102,18 @@ export class LateLane {
    * exchange, or nothing where that cannot be.
    */
   adopt(carrier: ChunkCarrier, group: SeparateGroup, landed: Promise<void>): ChunkCarrier | undefined {
-    if (this.#running || this.#stopped) return undefined;
+    if (this.#group !== undefined || this.#stopped) return undefined;
     const { regions, store } = this.#ports;
     const spare = this.#carrier ?? new ChunkCarrier(this.#head, store, regions);
+    const adopted = { carrier, group, landed };
     this.#carrier = carrier;
     this.#group = group;
-    this.#running = true;
-    void this.#run(() => this.#complete(carrier, group, landed));
+    if (this.#running) {
+      this.#adopted = adopted;
+    } else {
+      this.#running = true;
+      void this.#run(() => this.#complete(adopted));
+    }
     return spare;
   }
 
@@ -172,14 +186,25 @@ export class LateLane {
     const { exclusively, regions, store } = this.#ports;
     this.#carrier ??= new ChunkCarrier(this.#head, store, regions);
     const carrier = this.#carrier;
-    await exclusively(() => this.#begin(carrier));
+    let adopted: Adopted | undefined;
+    try {
+      await exclusively(async () => {
+        if (this.#adopted === undefined) await this.#begin(carrier);
+      });
+    } finally {
+      adopted = this.#adopted;
+      this.#adopted = undefined;
+      // Also when nothing is begun any more: then it is abandoned.
+      if (adopted !== undefined) await this.#complete(adopted);
+    }
+    if (adopted !== undefined) return true;
     const group = this.#group;
     if (group === undefined) return false;
-    await this.#complete(carrier, group, carrier.land(group));
+    await this.#complete({ carrier, group, landed: carrier.land(group) });
     return true;
   }
 
-  async #complete(carrier: ChunkCarrier, group: SeparateGroup, landed: Promise<void>): Promise<void> {
+  async #complete({ carrier, group, landed }: Adopted): Promise<void> {
     const { exclusively, roundEnded } = this.#ports;
     group.isBesideOthers = true;
     try {
@@ -200,13 +225,18 @@ export class LateLane {
     const next = devices.findIndex(({ number }) => number > this.#lastDevice);
     const inTurn = next < 0 ? devices : [...devices.slice(next), ...devices.slice(0, next)];
     for (const device of inTurn) {
-      const dirty = this.#lateChunks(device);
+      const dirty = this.#lateChunks(device, 'new ones, too');
       if (dirty.chunks.length === 0) continue;
       const position = this.#head.log.committedEnd;
       const ops = new Map<Volume, OpNumber>();
       for (const volume of this.#head.volumes()) ops.set(volume, volume.committedOp);
       await this.#ports.store.logSynced();
-      const group = await carrier.begin(dirty, 0, { cut: position, position, ops });
+      const fence = { cut: position, position, ops };
+      const group = await carrier.begin(dirty, 0, fence).catch((error: unknown) => {
+        // What has a place does not wait for what finds none.
+        if (error instanceof DevicesFull) return carrier.begin(this.#lateChunks(device, 'placed'), 0, fence);
+        throw error;
+      });
       if (group.tasks.length === 0) continue;
       this.#group = group;
       this.#lastDevice = device.number;
@@ -215,12 +245,12 @@ export class LateLane {
   }
 
   /** Chunks that are in the overlay and belong on the device, or on none yet and can go to none that is well. */
-  #lateChunks(device: Device): DirtyList {
+  #lateChunks(device: Device, which: 'placed' | 'new ones, too'): DirtyList {
     const { overlay, slots } = this.#head;
     const volumes: VolumeNumber[] = [];
     const chunks: ChunkNumber[] = [];
     for (const volume of this.#head.volumes()) {
-      const goesAside = slots.goesAside(volume.number);
+      const goesAside = which !== 'placed' && slots.goesAside(volume.number);
       if (!goesAside && !slots.liesAside(volume.number)) continue;
       const own: ChunkNumber[] = [];
       overlay.forChunks(volume.number, 0, Number.POSITIVE_INFINITY, chunk => {

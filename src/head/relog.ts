@@ -182,7 +182,7 @@ export class Relog implements OpOwner {
     } else {
       await this.#head.appendedIsCommitted();
     }
-    if (this.#errno !== 0) throw new DestageStuck('the op log cannot be written');
+    if (this.#errno !== 0 || this.#head.log.failure !== 0) throw new DestageStuck('the op log cannot be written');
   }
 }
 

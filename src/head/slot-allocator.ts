@@ -177,11 +177,14 @@ export class SlotAllocator {
     return false;
   }
 
-  /** Whether the volume's next slot will be on a device that is aside, or nowhere. */
+  /** Whether the volume's next slot will be on a device that is aside. Where there is none anywhere, who wants it is told. */
   goesAside(volume: VolumeNumber): boolean {
-    const column = this.#volumes.get(volume)?.open.at(-1);
-    if (column !== undefined && column.usedCount < column.slotCount) return column.device.isAside;
-    return !this.#devices.some(({ device, free }) => isUsable(device) && !device.isAside && free.length > 0);
+    const column = this.#volumes
+      .get(volume)
+      ?.open.findLast(({ device, usedCount, slotCount }) => isUsable(device) && usedCount < slotCount);
+    if (column !== undefined) return column.device.isAside;
+    const spaces = this.#devices.filter(({ device, free }) => isUsable(device) && free.length > 0);
+    return spaces.length > 0 && spaces.every(({ device }) => device.isAside);
   }
 
   /** A write to the slot may be under way: whatever happens, it is not handed out again until it is unpinned as often. */

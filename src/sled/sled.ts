@@ -11,7 +11,8 @@
  * - After a failed sync of a device its syncs keep failing: nobody is told that what it lost is safe. Who did not rely on it
  *   does not hear of it.
  * - A device is *aside* while it is slow, failing or failed and another one is not: the destage goes on without it, and no
- *   column of it is reserved where another device has one. When all are ill there is nobody to protect, and none is aside.
+ *   column of it is reserved where another device has one. One that has failed for good is aside beside any that has not.
+ *   Otherwise, when all are ill, there is nobody to protect, and none is aside.
  */
 import { assert } from '../base/assert.ts';
 import { EIO } from '../base/errno.ts';
@@ -137,9 +138,10 @@ export class Sled {
     return devices.length > 0 && devices.every(device => device.isAside);
   }
 
-  /** Others wait because something takes long on these devices, and not on all that there are: they are slow for a while. */
+  /** Others wait because something takes long on these devices: they are slow for a while, if another one is well. */
   holdsUpOthers(devices: readonly Device[]): void {
-    if (devices.length === this.#devices.size) return;
+    const others = [...this.#devices.values()].filter(device => !devices.includes(device));
+    if (!others.some(device => device.illness === undefined)) return;
     for (const device of devices) this.#wasSlow(device, HOLDS_UP_MS);
   }
 
@@ -197,9 +199,10 @@ export class Sled {
   #judge(): void {
     const devices = [...this.#devices.values()];
     const someAreWell = devices.some(device => device.illness === undefined);
+    const someWork = devices.some(device => device.failure === undefined);
     const changed: Device[] = [];
     for (const device of devices) {
-      const isAside = someAreWell && device.illness !== undefined;
+      const isAside = device.failure === undefined ? someAreWell && device.illness !== undefined : someWork;
       if (isAside !== device.isAside) changed.push(device);
       device.isAside = isAside;
     }

@@ -168,6 +168,8 @@ export class Writer implements WriteQueue {
       this.#preferred();
       return;
     }
+    // Who is in the wrong queue by now is moved to the other one, and tried there.
+    this.#resume(this.#waitingAside);
     this.#resume(this.#waiting);
     this.#resume(this.#waitingAside);
   }

@@ -274,6 +274,29 @@ t.test('and beside a device that takes no write; when it does again, nothing is 
   for (const stream of streams) goesOn(t, stream, usual, beside);
 });
 
+t.test(
+  'while a step that failed waits to be tried again, clients leave the room that it takes to carry forward',
+  async t => {
+    const random = new SimRandom(13);
+    const { node, volumes } = await startedNode(random);
+    const { loop } = node;
+    const beganMs = loop.nowMs();
+    const load = new Load(node, random, beganMs + 6000);
+    for (const volume of volumes) load.start(volume, { ...WRITES, from: 0, to: VOLUME_BYTES, everyMs: 0.1 });
+    // Not before the log is so full that the next step begins with it.
+    const fails = () => {
+      node.devices[1].faults = ILLNESSES.failing;
+    };
+    loop.after(1000, fails);
+    while (loop.nowMs() < beganMs + 6000) if (!(await loop.turn())) loop.passTime();
+    const longest = load.percentile('well small writes', 1, 4000 / 0.1);
+    t.ok(longest < 1000, `from the fourth second on the longest write beside it took ${longest.toFixed(0)} ms`);
+    node.devices[1].faults = NO_FAULTS;
+    while (load.inFlight > 0) if (!(await loop.turn())) loop.passTime();
+    t.same(await node.audit(), []);
+  },
+);
+
 t.test('who waits for a device that has failed for good does not set off one step after another', async t => {
   const random = new SimRandom(12);
   const { node, volumes } = await startedNode(random);

@@ -98,6 +98,19 @@ t.test('new columns come from a device that is aside only where no other has one
   t.end();
 });
 
+t.test('nothing goes to a device that has failed, and where there is no room at all nothing goes aside', t => {
+  const devices = [deviceOf(0, 1), deviceOf(1, 5)];
+  const slots = allocatorOf(...devices);
+  t.equal(locationDevice(slots.allocate(V1, 4 * MIB)!), 1);
+  devices[1].failure = 'a sync of it failed';
+  devices[1].isAside = true;
+  t.notOk(slots.goesAside(V1), 'its column there has room, but is not used any more');
+  t.equal(locationDevice(slots.allocate(V2, 4 * MIB)!), 0);
+  t.notOk(slots.goesAside(V1), 'who wants a slot hears that there is none');
+  t.equal(slots.allocate(V1, 4 * MIB), undefined);
+  t.end();
+});
+
 t.test('a pinned slot comes free when it is unpinned, in the way in which it would have come free', t => {
   const slots = allocatorOf(deviceOf(0, 1));
   const discarded: Location[] = [];

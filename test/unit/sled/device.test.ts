@@ -437,6 +437,10 @@ t.test('a device is aside while it is ill and another one is well', async t => {
   sled.wrote(place(1));
   t.equal(await sync(), -EIO);
   t.same(aside(), [false, true], 'for good');
+  sled.holdsUpOthers([sled.device(0)]);
+  t.same([aside(), sled.device(0).illness], [[false, true], undefined], 'there are no others that are well');
+  sled.writeFailed(place(0));
+  t.same(aside(), [false, true], 'beside one that is ill in another way, too');
 });
 
 t.test('a device that ends nothing for a while is slow, and so is one whose writes take long', async t => {
