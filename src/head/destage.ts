@@ -108,9 +108,10 @@ export class Destage implements DestageControl, StepPressure {
   admits(recordBytes: number): boolean {
     if (this.#stopped || this.#devicesFull) return true;
     const { log } = this.#head;
-    // Also while the destage is stuck: to go on it may have to carry something forward.
-    if (log.usedBytes + recordBytes > this.#clientsBytes) return this.#pace.refuses();
-    if (this.#stuck) return true;
+    const isBeyond = log.usedBytes + recordBytes > this.#clientsBytes;
+    // To go on it may have to carry something forward. Then it tells those who wait.
+    if (this.#stuck) return !isBeyond;
+    if (isBeyond) return this.#pace.refuses();
     return this.#pace.admits(recordBytes, this.fill, log.limitBytes);
   }
 
@@ -250,9 +251,13 @@ export class Destage implements DestageControl, StepPressure {
     if (this.#stopped || this.#retryTimer !== undefined || this.#head.log.failure !== 0) return;
     this.#exclusive(work).then(
       () => {
-        if (this.#stuck) this.#ports.events.recovered();
+        const wasStuck = this.#stuck;
         this.#stuck = false;
         this.#devicesFull = false;
+        if (wasStuck) {
+          this.#ports.events.recovered();
+          this.#head.roomFreed();
+        }
         // What was committed or asked for meanwhile found the destage running and left it at that.
         if (this.#head.log.cut < this.#head.log.committedEnd) this.committed();
       },

@@ -247,7 +247,7 @@ export class SimNode {
     const { head, loop } = this;
     await loop.until(this.destage.all());
     // Discards end, timers of what was dropped run out, and what they started ends.
-    for (let i = 0; i < 4; i++) {
+    for (let i = 0; i < 12; i++) {
       loop.passTime();
       while (await loop.turn()) {
         // Until nothing is under way.

@@ -73,6 +73,8 @@ const ERRORLESS: ReadonlySet<Trouble> = new Set(['none', 'slow', 'segment', 'lam
 const LASTING: ReadonlySet<Trouble> = new Set(['space', 'rot', 'stray']);
 /** No I/O ends for so long, and requests still wait: then they wait for ever. */
 const IDLE_MS_MAX = 60_000;
+/** What goes on meanwhile may be tried over and over. */
+const ANSWER_MS_MAX = 10 * IDLE_MS_MAX;
 /** Of one load: it takes some thousands. */
 const TURNS_MAX = 100_000;
 /** Of one device, beside one that is well. */
@@ -266,6 +268,8 @@ export class SimRun {
         `destage at ${destagePercent} % of turns${drain ? ', to the last answer' : ''}; the crash falls on ${moment}`,
     );
     let busyAtMs = node.loop.nowMs();
+    let answeredAtMs = busyAtMs;
+    let waiting = this.#inFlight();
     const turnsMax = node.loop.turns + TURNS_MAX;
     while (sent < requests || (drain && this.#inFlight() > 0)) {
       while (sent < requests && this.#inFlight() < depth && random.chance(70)) {
@@ -281,9 +285,13 @@ export class SimRun {
         (moment === 'step' && node.destage.steps > steps) || (moment === 'commit' && node.commitsUnderWay > 0);
       if (isMoment && sent >= earliest && turnsLeft-- === 0) return;
       if (node.loop.turns > turnsMax) throw new Error(`it goes on without an end (destage: ${node.stuck})`);
-      if (await node.loop.turn()) {
-        busyAtMs = node.loop.nowMs();
-      } else if (this.#inFlight() > 0 && (!node.loop.passTime() || node.loop.nowMs() > busyAtMs + IDLE_MS_MAX)) {
+      const isBusy = await node.loop.turn();
+      if (isBusy) busyAtMs = node.loop.nowMs();
+      if (this.#inFlight() !== waiting) answeredAtMs = node.loop.nowMs();
+      waiting = this.#inFlight();
+      if (waiting === 0) continue;
+      const isIdle = !isBusy && (!node.loop.passTime() || node.loop.nowMs() > busyAtMs + IDLE_MS_MAX);
+      if (isIdle || node.loop.nowMs() > answeredAtMs + ANSWER_MS_MAX) {
         // With a full or failed store writes may wait for ever; otherwise everything is answered.
         if (times === 'bad' && !HARMLESS.has(this.#trouble)) return;
         throw new Error(`${this.#inFlight()} requests are never answered (destage: ${node.stuck})`);
