@@ -119,7 +119,7 @@ export class DestageStep {
     }
     const conclude = (transaction: IndexTransaction) => {
       for (const [volume, lastOp] of ops) {
-        if (volume.state === 'present' && lastOp !== volume.storedOp) transaction.putVolume(volume.toEntry(lastOp));
+        if (lastOp !== volume.storedOp) transaction.putVolume(volume.toEntry(lastOp));
       }
       return cut;
     };

@@ -35,7 +35,7 @@ export interface LateLanePorts {
   exclusively<T>(work: () => Promise<T>): Promise<T>;
   /** A round has ended: log and overlay may have room for those who wait. */
   roundEnded(): void;
-  /** There was nothing to do. */
+  /** There is nothing that could be done now. */
   nothingFound(): void;
 }
 
@@ -56,7 +56,7 @@ export class LateLane {
   #adopted: Adopted | undefined;
   #running = false;
   #stopped = false;
-  /** After a run that came to nothing: the next one waits a moment. */
+  /** After a run: the next one waits a moment. */
   #restTimer: CancelTimer | undefined;
   #wanted = false;
   #error: DestageStuck | undefined;
@@ -149,14 +149,14 @@ export class LateLane {
   }
 
   async #run(first?: () => Promise<void>): Promise<void> {
-    let rounds = 0;
     this.#wanted = false;
     try {
       if (first !== undefined) await first();
-      while (!this.#stopped && (await this.#round())) rounds++;
-      if (rounds > 0) return;
-      this.#ports.nothingFound();
+      while (!this.#stopped && (await this.#round())) {
+        // Until nothing is left.
+      }
       this.#rest();
+      this.#ports.nothingFound();
     } catch (error) {
       if (error instanceof DestageStuck) this.#hasFailed(error);
       else if (!(error instanceof SledgeError && error.code === 'shutting-down')) throw error;
@@ -171,6 +171,8 @@ export class LateLane {
     if (error.lasts === 'for good') return;
     this.#wanted = true;
     this.#rest();
+    // Nor is there anything to be done about it.
+    this.#ports.nothingFound();
   }
 
   #rest(): void {

@@ -3,10 +3,13 @@
  * power-of-two sizes (a buddy system). Sessions take a block when they admit a request and give it back when its reply
  * has been sent; when none is left they wait, and do not receive meanwhile: this is what slows the clients down.
  *
+ * Each volume has a share of it, and gets a further block only while it has less than is free. So one whose requests hang,
+ * on a device or with a client that does not read, ends up with half of the pool, and for the others there is some left.
+ *
  * Invariants:
  * - Blocks do not overlap, and each is aligned to its own size (so to 4096 at least).
- * - Nobody overtakes a waiter, even with a smaller wish; so the largest wish is met in the end, because everything that
- *   is out comes back.
+ * - Within a share nobody overtakes a waiter, even with a smaller wish. A share whose turn it is and for whose wish there is
+ *   no block yet is overtaken by the others, but not for ever: the largest wish is met in the end where all comes back.
  * - A granted waiter is told inside of another session's `release`: it takes note and acts at the end of the turn.
  *
  * Back of the envelope: `take` and `release` touch a handful of typed array cells a level, at most 11 levels: well below
@@ -24,7 +27,17 @@ export interface PoolWaiter {
   poolGranted(offset: number): void;
 }
 
+/** What a volume has of the pool, and who waits for more of it. */
+export class PoolShare {
+  heldBytes = 0;
+  readonly waiters: PoolWaiter[] = [];
+  /** What each of them waits for, as the order of a block. */
+  readonly wishes: number[] = [];
+}
+
 const NONE = -1;
+/** So often others go on while a wish waits for a block that is large enough. */
+const OVERTAKES_MAX = 4096;
 /** State of a unit that does not begin a free block; otherwise the state is the order of the free block. */
 const NOT_FREE = -1;
 
@@ -38,8 +51,13 @@ export class PayloadPool {
   readonly #previous: Int32Array;
   /** First free block of each order. */
   readonly #heads: Int32Array;
-  readonly #waiters: PoolWaiter[] = [];
-  readonly #wishes: number[] = [];
+  readonly #holders: (PoolShare | undefined)[];
+  readonly #shares = new WeakMap<object, PoolShare>();
+  /** Shares that somebody waits for, each once, in turn. */
+  readonly #waiting: PoolShare[] = [];
+  /** The share whose turn it is, and for whose wish there is no block. */
+  #stalled: PoolShare | undefined;
+  #overtakes = 0;
   #serving = false;
   #freeBytes: number;
 
@@ -51,6 +69,7 @@ export class PayloadPool {
     this.#orderMax = Math.log2(unitCount);
     this.#freeOrder = new Int8Array(unitCount).fill(NOT_FREE);
     this.#takenOrder = new Int8Array(unitCount).fill(NOT_FREE);
+    this.#holders = new Array<PoolShare | undefined>(unitCount).fill(undefined);
     this.#next = new Int32Array(unitCount).fill(NONE);
     this.#previous = new Int32Array(unitCount).fill(NONE);
     this.#heads = new Int32Array(this.#orderMax + 1).fill(NONE);
@@ -63,7 +82,7 @@ export class PayloadPool {
   }
 
   get waiterCount(): number {
-    return this.#waiters.length;
+    return this.#waiting.reduce((sum, share) => sum + share.waiters.length, 0);
   }
 
   /** Largest block there can ever be. */
@@ -71,25 +90,39 @@ export class PayloadPool {
     return POOL_BLOCK_BYTES_MIN * 2 ** this.#orderMax;
   }
 
-  /** Offset of a block of at least `bytes`, or −1: nothing fits, or others wait. */
-  take(bytes: number): number {
-    return this.#waiters.length > 0 ? NONE : this.#takeOrder(orderOf(bytes));
+  /** The share of all sessions with this volume. */
+  shareOf(volume: object): PoolShare {
+    let share = this.#shares.get(volume);
+    if (share === undefined) {
+      share = new PoolShare();
+      this.#shares.set(volume, share);
+    }
+    return share;
   }
 
-  /** Queues behind all who wait; the block comes with `poolGranted`. */
-  wait(waiter: PoolWaiter, bytes: number): void {
+  /** Offset of a block of at least `bytes`, or −1: nothing fits, the share has enough, or others wait. */
+  take(share: PoolShare, bytes: number): number {
+    if (share.waiters.length > 0 || !this.#admits(share)) return NONE;
+    return this.#takeFor(share, orderOf(bytes));
+  }
+
+  /** Queues behind all who wait in this share; the block comes with `poolGranted`. */
+  wait(share: PoolShare, waiter: PoolWaiter, bytes: number): void {
     assert(bytes <= this.blockBytesMax, 'a wish that the pool can meet');
-    assert(!this.#waiters.includes(waiter), 'a waiter waits once');
-    this.#waiters.push(waiter);
-    this.#wishes.push(orderOf(bytes));
+    assert(!share.waiters.includes(waiter), 'a waiter waits once');
+    if (share.waiters.length === 0) this.#waiting.push(share);
+    share.waiters.push(waiter);
+    share.wishes.push(orderOf(bytes));
   }
 
   /** Forgets a waiter, who may have been granted or not be waiting at all. */
-  cancel(waiter: PoolWaiter): void {
-    const index = this.#waiters.indexOf(waiter);
+  cancel(share: PoolShare, waiter: PoolWaiter): void {
+    const index = share.waiters.indexOf(waiter);
     if (index < 0) return;
-    this.#waiters.splice(index, 1);
-    this.#wishes.splice(index, 1);
+    share.waiters.splice(index, 1);
+    share.wishes.splice(index, 1);
+    if (share.waiters.length === 0) this.#waiting.splice(this.#waiting.indexOf(share), 1);
+    if (index === 0 && this.#stalled === share) this.#stalled = undefined;
     this.#serve();
   }
 
@@ -98,7 +131,10 @@ export class PayloadPool {
     let order = this.#takenOrder[unit];
     assert(order !== NOT_FREE && order !== undefined, 'a block is released once');
     this.#takenOrder[unit] = NOT_FREE;
-    this.#freeBytes += POOL_BLOCK_BYTES_MIN << order;
+    const bytes = POOL_BLOCK_BYTES_MIN << order;
+    this.#freeBytes += bytes;
+    this.#holders[unit]!.heldBytes -= bytes;
+    this.#holders[unit] = undefined;
     while (order < this.#orderMax) {
       const buddy = unit ^ (1 << order);
       if (this.#freeOrder[buddy] !== order) break;
@@ -107,19 +143,48 @@ export class PayloadPool {
       order += 1;
     }
     this.#link(unit, order);
-    if (this.#waiters.length > 0) this.#serve();
+    this.#serve();
   }
 
+  /** Shares in turn, until none of those that are waited for gets a block. */
   #serve(): void {
     if (this.#serving) return;
     this.#serving = true;
-    while (this.#waiters.length > 0) {
-      const offset = this.#takeOrder(this.#wishes[0]);
-      if (offset < 0) break;
-      this.#wishes.shift();
-      this.#waiters.shift()!.poolGranted(offset);
+    for (let refused = 0; refused < this.#waiting.length; ) {
+      const share = this.#waiting.shift()!;
+      const offset = this.#admits(share) ? this.#takeFor(share, share.wishes[0]) : NONE;
+      if (offset < 0) {
+        if (this.#stalled === undefined && this.#admits(share)) {
+          this.#stalled = share;
+          this.#overtakes = 0;
+        }
+        this.#waiting.push(share);
+        refused++;
+        continue;
+      }
+      refused = 0;
+      share.wishes.shift();
+      const waiter = share.waiters.shift()!;
+      if (share.waiters.length > 0) this.#waiting.push(share);
+      waiter.poolGranted(offset);
     }
     this.#serving = false;
+  }
+
+  #admits(share: PoolShare): boolean {
+    return share.heldBytes === 0 || share.heldBytes < this.#freeBytes;
+  }
+
+  #takeFor(share: PoolShare, order: number): number {
+    const overtakes = this.#stalled !== undefined && this.#stalled !== share;
+    if (overtakes && this.#overtakes >= OVERTAKES_MAX) return NONE;
+    const offset = this.#takeOrder(order);
+    if (offset < 0) return NONE;
+    if (overtakes) this.#overtakes++;
+    else this.#stalled = undefined;
+    share.heldBytes += POOL_BLOCK_BYTES_MIN << order;
+    this.#holders[offset / POOL_BLOCK_BYTES_MIN] = share;
+    return offset;
   }
 
   #takeOrder(wanted: number): number {

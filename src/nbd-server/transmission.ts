@@ -17,7 +17,7 @@ import type { ReceiveBuffer } from '../base/receive-buffer.ts';
 import * as nbd from '../nbd-server-protocol/index.ts';
 import type { ExportedVolume, VolumeCommand } from './exported-volume.ts';
 import type { Agreement } from './handshake.ts';
-import type { PayloadPool, PoolWaiter } from './payload-pool.ts';
+import type { PayloadPool, PoolShare, PoolWaiter } from './payload-pool.ts';
 import { type Refusal, refusalOfErrno } from './refusal.ts';
 import type { ReplyQueue } from './reply-queue.ts';
 import { BARE_REPLY_BYTES, ReplyWriter, smallReadReplyBytes } from './reply-writer.ts';
@@ -71,6 +71,7 @@ export class Transmission implements SlotOwner, PoolWaiter {
   readonly #owner: TransmissionOwner;
   readonly #queue: ReplyQueue;
   readonly #pool: PayloadPool;
+  readonly #share: PoolShare;
   readonly #statistics: ServerStatistics;
   readonly #writer: ReplyWriter;
   readonly #terms: TransmissionTerms;
@@ -105,6 +106,7 @@ export class Transmission implements SlotOwner, PoolWaiter {
     this.#owner = ports.owner;
     this.#queue = ports.queue;
     this.#pool = ports.pool;
+    this.#share = ports.pool.shareOf(agreement.volume);
     this.#statistics = ports.statistics;
     this.#extended = agreement.extended;
     this.#chunks = agreement.structured || agreement.extended;
@@ -228,10 +230,10 @@ export class Transmission implements SlotOwner, PoolWaiter {
       return granted;
     }
     if (this.#waiting) return NO_BLOCK;
-    const block = this.#pool.take(bytes);
+    const block = this.#pool.take(this.#share, bytes);
     if (block < 0) {
       this.#waiting = true;
-      this.#pool.wait(this, bytes);
+      this.#pool.wait(this.#share, this, bytes);
     }
     return block;
   }
@@ -411,7 +413,7 @@ export class Transmission implements SlotOwner, PoolWaiter {
   #forgetBlock(): void {
     if (this.#waiting) {
       this.#waiting = false;
-      this.#pool.cancel(this);
+      this.#pool.cancel(this.#share, this);
     }
     if (this.#grantedBlock !== NO_BLOCK) {
       this.#pool.release(this.#grantedBlock);

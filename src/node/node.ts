@@ -185,10 +185,10 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     const sessions = this.#sessions.get(volume)?.size ?? 0;
     if (sessions > 0) throw new SledgeError('volume-busy', `${name} has ${sessions} connected clients`);
     this.#byName.delete(name);
-    volume.state = 'deleting';
     const { damage, scrubs } = this.#parts;
     await scrubs.cancel(volume, new SledgeError('volume-unknown', `${name} was deleted while it was scrubbed`));
     damage.forget(name);
+    volume.state = 'deleting';
     const transaction = this.#parts.head.index.begin();
     transaction.putVolume(volume.toEntry(volume.committedOp));
     await commit(transaction);

@@ -25,6 +25,8 @@ import type { Change, RoomWaiter, WriteQueue } from './write-ports.ts';
 /** What writes of zeroes that have to stay allocated take their data from. */
 const ZEROES = new Uint8Array(inlineOpBytesMax);
 const BULK_BYTES_MAX = 8 * MIB;
+/** Zeroes have no payload that would limit their length: of one request so many pieces are under way. */
+const ZERO_PIECES_MAX = 16;
 
 export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
   readonly #writer: WriteQueue;
@@ -39,6 +41,8 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
   #end = 0;
   #durable = false;
   #pending = 0;
+  /** The next piece waits for one of those under way. */
+  #paused = false;
   #errno = 0;
 
   constructor(writer: WriteQueue, free: WriteJob[]) {
@@ -66,7 +70,7 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
       this.#position = Math.min(roundUp(this.#position, BLOCK_BYTES), this.#end);
       this.#end = Math.max(this.#end - (this.#end % BLOCK_BYTES), this.#position);
     }
-    if (!this.tryAppend()) this.#writer.waitForRoom(this);
+    this.#goOn();
   }
 
   get volume(): Volume {
@@ -75,13 +79,17 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
   }
 
   lockFreed(): void {
-    if (!this.tryAppend()) this.#writer.waitForRoom(this);
+    this.#goOn();
   }
 
   tryAppend(): boolean {
     const refusal = this.#writer.refusal(this.#change());
     if (refusal !== 0) this.#abandon(refusal);
-    while (this.#position < this.#end) {
+    while (this.#position < this.#end && this.#errno === 0) {
+      if (this.#source === undefined && this.#pending > ZERO_PIECES_MAX) {
+        this.#paused = true;
+        return true;
+      }
       const verdict = this.#piece();
       if (verdict === 'locked') {
         this.#volume!.locks.wait(this);
@@ -96,7 +104,13 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
   /** A piece has taken effect, or failed. */
   completed(errno: number): void {
     if (errno !== 0 && this.#errno === 0) this.#errno = errno;
-    if (--this.#pending > 0) return;
+    this.#pending--;
+    if (this.#paused) {
+      this.#paused = false;
+      this.#goOn();
+      return;
+    }
+    if (this.#pending > 0) return;
     const request = this.#request!;
     this.#request = undefined;
     this.#volume = undefined;
@@ -105,9 +119,12 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
     request.completed(this.#errno);
   }
 
+  #goOn(): void {
+    if (!this.tryAppend()) this.#writer.waitForRoom(this);
+  }
+
   #abandon(errno: number): void {
     this.#errno = errno;
-    this.#position = this.#end;
   }
 
   /** Hands on the next piece. */

@@ -57,5 +57,5 @@ t.test('a group is taken over while a round waits for its turn: the round goes o
   t.same(events, ['finished', 'round ended']);
   t.notOk(lane.isUnderWay);
   await letOn();
-  t.same(events, ['finished', 'round ended'], 'and then there was nothing left, after a round that had something');
+  t.same(events, ['finished', 'round ended', 'nothing found'], 'and then there was nothing left');
 });

@@ -432,6 +432,18 @@ t.test('zeroes that must not make a hole keep or take their space; others give i
   );
 });
 
+t.test('zeroes that must not make a hole are handed on piece by piece, however many there are', async t => {
+  const rig = await HeadRig.start({ chunkBytes: 16 * KIB, volumeBytes: 2 ** 40 });
+  t.equal((await rig.do('writeZeroes', 0, 40 * MIB, { noHole: true })).errno, 0);
+  await pump(rig.loop, rig.destage.all());
+  t.equal(rig.head.slots.usedBytes(rig.volume().number), 40 * MIB);
+  t.ok(isAll(await rig.read(39 * MIB, MIB), 0));
+  const began = performance.now();
+  t.equal((await rig.do('writeZeroes', 0, 2 ** 40, { noHole: true })).errno, ENOSPC, 'the device is smaller');
+  t.ok(performance.now() - began < 5000, 'and that is found out soon');
+  t.equal(await rig.write(0, 4096, 7), 0);
+});
+
 t.test('a trim gives slots back, at once on the books and with the cut on the device', async t => {
   const rig = await HeadRig.start();
   const number = rig.volume().number;
