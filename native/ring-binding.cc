@@ -119,8 +119,8 @@ class RingHandle {
       self->sleeps_ = false;
       if (self->Wake()) break;
     }
-    // libuv may sleep in this round: completions have to wake it.
-    if (self->sleeps_ && self->ring_->Arm() > 0) {
+    // libuv may sleep in this round: completions have to wake it. What is there already may end in another wish to sleep.
+    while (self->sleeps_ && self->ring_->Arm() > 0) {
       self->sleeps_ = false;
       self->Wake();
     }

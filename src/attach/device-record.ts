@@ -30,6 +30,8 @@ export interface DeviceRecord {
   /** What the kernel keeps as the device's backend: tells it from another one under the same number. */
   readonly backend: string;
   readonly options: AttachOptions;
+  /** When the volume was made, where that is known: another one of its name is another volume. */
+  readonly volumeMade?: string | undefined;
   readonly sizeBytes: number;
   readonly transmissionFlags: number;
   /** The supervisor's process, and when it was started in the kernel's ticks, since numbers are used again. */

@@ -42,7 +42,8 @@ Type=notify
 NotifyAccess=all
 ExecStartPre=-/sbin/modprobe nbd
 ExecStart=${attach.map(quoted).join(' ')}
-ExecStop=${detach.map(quoted).join(' ')}
+# Behind a detach by hand there is nothing left to stop.
+ExecStop=-${detach.map(quoted).join(' ')}
 KillMode=process
 Restart=on-failure
 RestartSec=2

@@ -1,39 +1,34 @@
 /**
  * Where the server of a volume is, as an NBD URI: what `--from` says, or what the node that runs in a data directory says of
- * itself. Used by `attach-supervisor.ts` when it attaches, and again whenever the server cannot be reached.
+ * itself. Used by `attach-supervisor.ts` for each connection that it makes.
  */
 import { ControlClient } from '../admin/control-client.ts';
 import { nbdUri } from '../admin/nbd-uri.ts';
 import type { AttachOptions } from '../attach/device-record.ts';
 import { SledgeError } from '../base/errors.ts';
-import type { NbdUri } from '../nbd-server-protocol/uri.ts';
-import type { ListenAddress } from '../platform/io-platform.ts';
+import type { FoundServer } from '../platform/attach-connector.ts';
 import { loadClientCertificates, loadClientPsk, type TlsClientMaterial } from '../platform/tls-client.ts';
 import { parseUri } from './attach-arguments.ts';
 
 /** Rejects with `not-running`, `volume-unknown` or `connection-failed`. */
-export async function findServer(options: AttachOptions): Promise<NbdUri> {
+export async function findServer(options: AttachOptions): Promise<FoundServer> {
   const { target } = options;
-  if (target.kind === 'uri') return parseUri(target.uri);
+  if (target.kind === 'uri') return { uri: parseUri(target.uri), volumeMade: undefined };
   const status = await new ControlClient(target.dataDirectory).status();
-  if (!status.volumes.some(volume => volume.name === target.volume)) {
+  const volume = status.volumes.find(({ name }) => name === target.volume);
+  if (volume === undefined) {
     throw new SledgeError('volume-unknown', `the server in ${target.dataDirectory} has no volume ${target.volume}`);
   }
   const tls = options.tlsCertificates !== null || options.tlsPsk !== null;
   for (const kind of ['unix', 'tcp'] as const) {
     for (const address of status.addresses) {
-      const uri = address.kind === kind ? uriOf(address, target.volume, tls) : undefined;
-      if (uri !== undefined) return uri;
+      const text = address.kind === kind ? nbdUri(address, target.volume, tls) : undefined;
+      if (text !== undefined) return { uri: parseUri(text), volumeMade: volume.createdAt };
     }
   }
   throw new SledgeError('connection-failed', `the server in ${target.dataDirectory} tells no address`, {
     hint: 'Its socket was opened by a service manager: give a URI with --from.',
   });
-}
-
-function uriOf(address: ListenAddress, volume: string, tls: boolean): NbdUri | undefined {
-  const text = nbdUri(address, volume, tls);
-  return text === undefined ? undefined : parseUri(text);
 }
 
 /** Throws `tls-files`. */

@@ -7,6 +7,7 @@
  * record stays, for whoever adopts the device.
  */
 import { randomUUID } from 'node:crypto';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { ServerLog } from '../admin/log.ts';
 import { deviceGeometry } from '../attach/device-geometry.ts';
 import { type AttachOptions, type DeviceRecord, devicePath } from '../attach/device-record.ts';
@@ -22,6 +23,7 @@ import type { FirstConnection } from '../platform/client-negotiation.ts';
 import { hasDeviceNode, isConnected, processStart } from '../platform/nbd-devices.ts';
 import { NbdKernel } from '../platform/nbd-kernel.ts';
 import { SystemClock } from '../platform/system-clock.ts';
+import { TlsRelay } from '../platform/tls-relay.ts';
 import { findServer, tlsMaterial } from './attach-server.ts';
 
 /** A grown volume is seen after this time at the latest. A handshake of TLS costs more than one in clear. */
@@ -32,6 +34,8 @@ export interface SupervisedProcess {
   readonly directory: AttachDirectory;
   readonly pid: number;
   readonly log: ServerLog;
+  /** Nobody looks on: a server that is not there yet is waited for. */
+  readonly isService: boolean;
   /** Aborted by SIGINT and SIGTERM. */
   readonly signal: AbortSignal;
   /** The device can be used. */
@@ -44,23 +48,57 @@ export async function superviseNew(
   index: number | undefined,
   around: SupervisedProcess,
 ): Promise<SupervisorEnd> {
-  refuseTwice(options, around.directory);
+  const { directory, log, pid } = around;
+  const refuse = () => {
+    refuseTwice(options, directory);
+    refuseConnected(index);
+  };
+  refuse();
   const kernel = openKernel();
   try {
-    if (index !== undefined && isConnected(index)) {
-      throw new SledgeError('device-in-use', `${devicePath(index)} is connected already`, {
-        hint: 'Detach it first, or leave the device out to get one that is free.',
-      });
-    }
-    const connector = await AttachConnector.make(() => findServer(options), tlsMaterial(options));
-    around.directory.prepare();
     const device = new SupervisedKernelDevice(kernel, around);
-    const record = await makeDevice(kernel, connector, options, index, around.pid);
-    device.record = record;
-    around.log.info({ device: devicePath(record.index), server: formatNbdUri(connector.uri) }, 'attached');
+    const connector = await whenServed(around, async () => {
+      const found = await AttachConnector.make(() => findServer(options), tlsMaterial(options));
+      directory.prepare();
+      const unlock = await directory.lock();
+      try {
+        refuse();
+        device.record = await makeDevice(kernel, found, options, index, pid);
+        writeFirst(kernel, directory, device.record);
+      } finally {
+        unlock();
+      }
+      return found;
+    });
+    log.info({ device: devicePath(device.record.index), server: formatNbdUri(connector.uri) }, 'attached');
     return await device.supervise(connector, false);
   } finally {
     kernel.close();
+  }
+}
+
+/** Tries again what fails because the server is not there, where that is to be waited for. */
+async function whenServed<T>({ isService, log, signal }: SupervisedProcess, attach: () => Promise<T>): Promise<T> {
+  const policy = new ReconnectPolicy(Math.random);
+  for (;;) {
+    try {
+      return await attach();
+    } catch (error) {
+      const isAbsent = error instanceof SledgeError && ['not-running', 'connection-failed'].includes(error.code);
+      if (!isService || !isAbsent || signal.aborted) throw error;
+      log.debug({ err: error }, 'the server is not there yet');
+      await pause(policy.failed());
+    }
+  }
+}
+
+/** A device without a record would have nobody who takes care of it. */
+function writeFirst(kernel: NbdKernel, directory: AttachDirectory, record: DeviceRecord): void {
+  try {
+    directory.write(record);
+  } catch (error) {
+    kernel.disconnect(record.index);
+    throw error;
   }
 }
 
@@ -73,30 +111,14 @@ export async function superviseAdopted(record: DeviceRecord, around: SupervisedP
   }
   const kernel = openKernel();
   try {
-    const { options } = record;
-    const tls = tlsMaterial(options);
-    const find = () => findServer(options);
-    const connector = await connectorFor(find, options, tls);
+    const { options, volumeMade } = record;
+    const connector = await AttachConnector.again(volumeMade, () => findServer(options), tlsMaterial(options));
     const device = new SupervisedKernelDevice(kernel, around);
     device.record = { ...record, pid: around.pid, pidStart: processStart(around.pid) ?? 0 };
     around.log.info({ device: devicePath(record.index) }, 'adopted');
     return await device.supervise(connector, true);
   } finally {
     kernel.close();
-  }
-}
-
-/** The server may well be down while a device is adopted; its address is then found out with the first try. */
-async function connectorFor(
-  find: () => ReturnType<typeof findServer>,
-  options: AttachOptions,
-  tls: ReturnType<typeof tlsMaterial>,
-): Promise<AttachConnector> {
-  try {
-    return await AttachConnector.make(find, tls);
-  } catch (error) {
-    if (!(error instanceof SledgeError) || options.target.kind === 'uri') throw error;
-    return AttachConnector.at({ endpoint: { kind: 'unix', path: '/' }, tls: false, exportName: '' }, find, tls);
   }
 }
 
@@ -119,6 +141,13 @@ function refuseTwice(options: AttachOptions, directory: AttachDirectory): void {
       throw new SledgeError('already-attached', `${options.name} is attached as ${devicePath(record.index)}`);
     }
   }
+}
+
+function refuseConnected(index: number | undefined): void {
+  if (index === undefined || !isConnected(index)) return;
+  throw new SledgeError('device-in-use', `${devicePath(index)} is connected already`, {
+    hint: 'Detach it first, or leave the device out to get one that is free.',
+  });
 }
 
 async function makeDevice(
@@ -152,6 +181,7 @@ async function makeDevice(
       index,
       backend,
       options,
+      volumeMade: connector.volumeMade,
       sizeBytes,
       transmissionFlags,
       pid,
@@ -228,6 +258,7 @@ class SupervisedKernelDevice {
   }
 
   #linkDied(index: number): void {
+    TlsRelay.endThoseShut();
     if (this.#supervisor === undefined) this.#early.push(index);
     else if (index === this.record.index) this.#supervisor.linkDied();
   }

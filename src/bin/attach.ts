@@ -127,6 +127,7 @@ async function foreground(directory: AttachDirectory, input: CommandInput, conte
     directory,
     pid: context.pid,
     log,
+    isService: context.env['NOTIFY_SOCKET'] !== undefined,
     signal: controller.signal,
     ready(record) {
       if (isBackground) tellReady({ record });

@@ -2,12 +2,14 @@
  * Makes connections to a volume's server, and asks it for the volume's size: the `Connector` port of `attach/supervisor.ts`
  * over real sockets. Simple replies, no metadata contexts: what the kernel's client speaks.
  *
- * Where the server is, is asked for again when it cannot be reached: a node that was restarted may have another address.
+ * Where the server is, is asked for before each connection: a node that was restarted may have another address, and at the
+ * old one somebody else may serve a volume of the same name. What the kernel has in its cache must not get there.
  */
 import type { Connector } from '../attach/supervisor.ts';
+import { SledgeError } from '../base/errors.ts';
 import { encodeOption } from '../nbd-server-protocol/client-handshake.ts';
 import { OPT_ABORT } from '../nbd-server-protocol/constants.ts';
-import { formatNbdUri, type NbdUri } from '../nbd-server-protocol/uri.ts';
+import type { NbdUri } from '../nbd-server-protocol/uri.ts';
 import type { FirstConnection } from './client-negotiation.ts';
 import { negotiate } from './client-negotiation.ts';
 import { NbdChannel } from './nbd-channel.ts';
@@ -17,43 +19,70 @@ import { TlsRelay } from './tls-relay.ts';
 /** For a connection with its handshake; a server that lives answers within a round trip or two. */
 const CONNECT_TIMEOUT_MS = 5000;
 
-export class AttachConnector implements Connector {
-  readonly #findServer: () => Promise<NbdUri>;
-  readonly #tls: TlsClientMaterial | undefined;
-  #uri: NbdUri;
+export interface FoundServer {
+  readonly uri: NbdUri;
+  /** When its volume was made, which tells it from another one of that name; undefined where that is not known. */
+  readonly volumeMade: string | undefined;
+}
 
-  /** `findServer` says where the server is now; it may reject like a connection. */
-  private constructor(findServer: () => Promise<NbdUri>, tls: TlsClientMaterial | undefined, uri: NbdUri) {
+/** Says where the server is now; may reject like a connection. */
+export type FindServer = () => Promise<FoundServer>;
+
+const NOWHERE: NbdUri = { endpoint: { kind: 'unix', path: '/' }, tls: false, exportName: '' };
+
+export class AttachConnector implements Connector {
+  readonly #findServer: FindServer;
+  readonly #tls: TlsClientMaterial | undefined;
+  #server: FoundServer;
+
+  private constructor(findServer: FindServer, tls: TlsClientMaterial | undefined, server: FoundServer) {
     this.#findServer = findServer;
     this.#tls = tls;
-    this.#uri = uri;
+    this.#server = server;
   }
 
-  static async make(findServer: () => Promise<NbdUri>, tls: TlsClientMaterial | undefined): Promise<AttachConnector> {
+  static async make(findServer: FindServer, tls: TlsClientMaterial | undefined): Promise<AttachConnector> {
     return new AttachConnector(findServer, tls, await findServer());
   }
 
-  /** For a server that may not be there now. */
-  static at(uri: NbdUri, findServer: () => Promise<NbdUri>, tls: TlsClientMaterial | undefined): AttachConnector {
-    return new AttachConnector(findServer, tls, uri);
+  /** For a volume that is attached already, made at `volumeMade` if that is known; its server may not be there now. */
+  static async again(
+    volumeMade: string | undefined,
+    findServer: FindServer,
+    tls: TlsClientMaterial | undefined,
+  ): Promise<AttachConnector> {
+    const found = await findServer().catch((error: unknown) => {
+      if (error instanceof SledgeError) return undefined;
+      throw error;
+    });
+    const isSame = found !== undefined && (volumeMade === undefined || found.volumeMade === volumeMade);
+    return new AttachConnector(findServer, tls, isSame ? found : { uri: NOWHERE, volumeMade });
   }
 
   /** Where the last try went. */
   get uri(): NbdUri {
-    return this.#uri;
+    return this.#server.uri;
   }
 
+  get volumeMade(): string | undefined {
+    return this.#server.volumeMade;
+  }
+
+  /** Rejects with `volume-unknown`, too, where the volume of that name is another one by now. */
   async connect(): Promise<FirstConnection> {
-    try {
-      return await connectTo(this.#uri, this.#tls);
-    } catch (error) {
-      const uri = await this.#movedTo(error);
-      return await connectTo(uri, this.#tls);
+    const { volumeMade } = this.#server;
+    const server = await this.#findServer();
+    if (volumeMade !== undefined && server.volumeMade !== volumeMade) {
+      throw new SledgeError('volume-unknown', 'the volume was deleted, and another one has its name', {
+        hint: 'Detach the device: what it has in its cache belongs to the one that is gone.',
+      });
     }
+    this.#server = server;
+    return await connectTo(server.uri, this.#tls);
   }
 
   async inquire(): Promise<number> {
-    const uri = this.#uri;
+    const { uri } = this.#server;
     if (uri.tls) return TlsRelay.inquire(uri, this.#tls, CONNECT_TIMEOUT_MS);
     const channel = await NbdChannel.connect(uri.endpoint, CONNECT_TIMEOUT_MS);
     try {
@@ -63,14 +92,6 @@ export class AttachConnector implements Connector {
     } finally {
       channel.close();
     }
-  }
-
-  /** The server's new address; throws `error` where it has none. */
-  async #movedTo(error: unknown): Promise<NbdUri> {
-    const uri = await this.#findServer();
-    if (formatNbdUri(uri) === formatNbdUri(this.#uri)) throw error;
-    this.#uri = uri;
-    return uri;
   }
 }
 

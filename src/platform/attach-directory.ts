@@ -2,13 +2,17 @@
  * The records of attached devices: `/run/sledge/nbdN.json`, one each, beside the log of its supervisor, `NAME.log`. Gone
  * with a reboot, as the devices are. A record is replaced in one step, so that a reader never meets half of one.
  */
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { type DeviceRecord, parseDeviceRecord } from '../attach/device-record.ts';
 import { SledgeError } from '../base/errors.ts';
+import { lockFile } from './file-lock.ts';
 import { deviceBackend, isConnected, processStart } from './nbd-devices.ts';
 
 export const ATTACH_DIRECTORY = '/run/sledge';
+/** Making a device takes some handshakes, each with an end to its waiting. */
+const LOCK_MS = 30_000;
 
 export class AttachDirectory {
   readonly path: string;
@@ -29,6 +33,30 @@ export class AttachDirectory {
       mkdirSync(this.path, { recursive: true, mode: 0o755 });
     } catch (error) {
       throw writeError(this.path, error);
+    }
+  }
+
+  /**
+   * Resolves when no other process makes a device, with the call that lets the next one. From the look at who is attached to
+   * the record of a new device: otherwise two could make one of the same volume.
+   */
+  async lock(): Promise<() => void> {
+    const path = join(this.path, 'attach.lock');
+    let fd: number;
+    try {
+      fd = openSync(path, 'a');
+    } catch (error) {
+      throw writeError(path, error);
+    }
+    for (const end = performance.now() + LOCK_MS; ; await pause(20)) {
+      try {
+        lockFile(fd);
+        return () => closeSync(fd);
+      } catch (cause) {
+        if (performance.now() < end) continue;
+        closeSync(fd);
+        throw new SledgeError('device-in-use', 'another `sledge attach` does not come to an end', { cause });
+      }
     }
   }
 

@@ -3,8 +3,10 @@
  * read and written here, by way of a TLS client. Where the supervisor ends, its relays end; the device then waits for
  * another supervisor to adopt it.
  *
- * Invariants: when one side ends or fails, both are ended at once, and what was under way from the kernel is thrown away:
- * the kernel sends it again on the next connection, and must not be overtaken by what was left here.
+ * Invariants: when one side ends or fails, both are ended at once, and what was under way from the kernel is thrown away,
+ * in this process and in the socket to the server (which is reset): the kernel sends it again on the next connection, and
+ * must not be overtaken by what was left here. While the server takes nothing, nothing is read from the kernel either, and so
+ * not the end of it: `endThoseShut` is to be called when the kernel has given up a connection, before it gets another.
  */
 import { connect as connectPlain, Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
@@ -18,7 +20,12 @@ import { negotiate } from './client-negotiation.ts';
 import { systemError } from './system-error.ts';
 import { connectionOptions, type TlsClientMaterial } from './tls-client.ts';
 
+const EAGAIN = 11;
 const PAIR_BUFFER_BYTES = 4 * 1024 * 1024;
+const NOTHING = new Uint8Array(0);
+
+/** Of each relay of this process: ends it if the kernel has shut its end. */
+const relays = new Set<() => void>();
 
 export const TlsRelay = {
   /** A connection under TLS, with the kernel's end of the relay as its socket. */
@@ -27,7 +34,7 @@ export const TlsRelay = {
     try {
       const handshake = await negotiate(channel, uri, false, () => channel.upgrade(material));
       const { sizeBytes, transmissionFlags, minimumBlockBytes } = handshake.agreement;
-      const kernelEnd = relay(channel.detach());
+      const kernelEnd = relay(channel.detach(), () => channel.reset());
       let isHeld = true;
       const release = (): void => {
         if (isHeld) addon.closeDescriptor(kernelEnd);
@@ -38,6 +45,10 @@ export const TlsRelay = {
       channel.close();
       throw error;
     }
+  },
+
+  endThoseShut(): void {
+    for (const endIfShut of relays) endIfShut();
   },
 
   async inquire(uri: NbdUri, material: TlsClientMaterial | undefined, timeoutMs: number): Promise<number> {
@@ -52,17 +63,25 @@ export const TlsRelay = {
   },
 };
 
-/** Joins a socket with a new pair; gives the descriptor of the pair's other end. */
-function relay(upstream: Socket): number {
+/** Joins a socket with a new pair; gives the descriptor of the pair's other end. `reset` ends the connection under TLS. */
+function relay(upstream: Socket, reset: () => void): number {
   const pair = addon.socketPair();
   if (typeof pair === 'number') throw systemError('io', 'no pair of sockets can be made', pair);
   const [kernelEnd, ourEnd] = pair;
   for (const fd of pair) addon.tune(fd, PAIR_BUFFER_BYTES);
   const local = new Socket({ fd: ourEnd, readable: true, writable: true });
   const end = (): void => {
+    relays.delete(endIfShut);
     local.destroy();
+    reset();
     upstream.destroy();
   };
+  // Where nothing could be sent any more, sending nothing fails.
+  const endIfShut = (): void => {
+    const result = addon.sendBytes(ourEnd, NOTHING, 0, 0);
+    if (result < 0 && result !== -EAGAIN) end();
+  };
+  relays.add(endIfShut);
   for (const socket of [local, upstream]) {
     socket.on('error', end);
     socket.on('close', end);
@@ -75,6 +94,7 @@ function relay(upstream: Socket): number {
 
 /** A handshake over one of Node's sockets, which becomes TLS on the way. */
 class NodeChannel implements HandshakeChannel {
+  readonly #plain: Socket;
   readonly #uri: NbdUri;
   readonly #deadline: NodeJS.Timeout;
   #socket: Socket;
@@ -91,6 +111,7 @@ class NodeChannel implements HandshakeChannel {
       endpoint.kind === 'tcp'
         ? connectPlain({ host: endpoint.host, port: endpoint.port, noDelay: true, keepAlive: true })
         : connectPlain({ path: endpoint.path });
+    this.#plain = socket;
     this.#socket = socket;
     this.#listen(socket);
     this.#deadline = setTimeout(() => this.#fail('no answer in time'), timeoutMs);
@@ -138,6 +159,11 @@ class NodeChannel implements HandshakeChannel {
     clearTimeout(this.#deadline);
     this.#ignore(this.#socket);
     return this.#socket;
+  }
+
+  /** What TCP has not got across yet is thrown away. What was sent to a Unix socket has arrived. */
+  reset(): void {
+    if (this.#uri.endpoint.kind === 'tcp' && !this.#plain.destroyed) this.#plain.resetAndDestroy();
   }
 
   close(): void {

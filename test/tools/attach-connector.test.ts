@@ -8,10 +8,12 @@ import t from 'tap';
 import type { AttachOptions } from '../../src/attach/device-record.ts';
 import { parseUri } from '../../src/bin/attach-arguments.ts';
 import { findServer, tlsMaterial } from '../../src/bin/attach-server.ts';
-import { CMD_READ, REQUEST_BYTES, SIMPLE_REPLY_BYTES } from '../../src/nbd-server-protocol/constants.ts';
+import { CMD_READ, CMD_WRITE, REQUEST_BYTES, SIMPLE_REPLY_BYTES } from '../../src/nbd-server-protocol/constants.ts';
 import { encodeRequest } from '../../src/nbd-server-protocol/request.ts';
 import { formatNbdUri } from '../../src/nbd-server-protocol/uri.ts';
 import { AttachConnector } from '../../src/platform/attach-connector.ts';
+import { TlsRelay } from '../../src/platform/tls-relay.ts';
+import { sleep } from '../contract/io-support.ts';
 import { makeCertificates, makePskFile } from '../support/nbd-certificates.ts';
 import { skipUnlessInstalled, temporaryDirectory } from '../support/nbd-programs.ts';
 import { sledgeJson, startServer } from '../support/server-process.ts';
@@ -89,6 +91,28 @@ t.test('a volume is found by the data directory of its server: the Unix socket f
   t.equal(connections, 0, 'a released connection is closed');
 });
 
+t.test('another volume is not taken for the one that was attached, though name and address are the same', async t => {
+  const directory = temporaryDirectory(t);
+  const dataDirectory = join(directory, 'data');
+  const unix = join(directory, 's.sock');
+  const options = optionsFor({ kind: 'volume', dataDirectory, volume: 'disk' });
+  const server = await startServer(t, { dataDirectory, volumes: VOLUMES, unix });
+  const connector = await connectorOf(options);
+  (await connector.connect()).release();
+  const { volumeMade } = connector;
+  await sledgeJson(dataDirectory, 'volume', 'delete', 'disk');
+  await sledgeJson(dataDirectory, 'volume', 'create', 'disk', '--size', String(64 * MIB));
+  await t.rejects(connector.connect(), { code: 'volume-unknown', message: /another one has its name/ });
+  const adopted = await AttachConnector.again(volumeMade, () => findServer(options), undefined);
+  await t.rejects(adopted.connect(), { code: 'volume-unknown' }, 'nor by who adopts the device');
+  await server.kill();
+
+  // Somebody else's server at the address of the one that is gone.
+  const other = await startServer(t, { dataDirectory: join(directory, 'other'), volumes: VOLUMES, unix });
+  await t.rejects(connector.connect(), { code: 'not-running' });
+  await other.kill();
+});
+
 t.test('under TLS the kernel gets one end of a relay', { skip: skipUnlessInstalled('certtool') }, async t => {
   const directory = temporaryDirectory(t);
   const { directory: certificates } = await makeCertificates(join(directory, 'certificates'));
@@ -121,6 +145,41 @@ t.test('under TLS the kernel gets one end of a relay', { skip: skipUnlessInstall
   await server.kill();
   await ended;
   await t.rejects(connector.connect(), { code: 'connection-failed' });
+});
+
+t.test('what a relay holds of a connection that was given up does not arrive later', async t => {
+  const directory = temporaryDirectory(t);
+  const dataDirectory = join(directory, 'data');
+  const keys = makePskFile(join(directory, 'keys'), 'alice', '00112233445566778899aabbccddeeff');
+  const server = await startServer(t, {
+    dataDirectory,
+    volumes: VOLUMES,
+    tcp: true,
+    tls: { psk: keys, required: true },
+  });
+  const uri = server.uriOf('disk', { tls: true, user: 'alice' });
+  const connector = await connectorOf(optionsFor({ kind: 'uri', uri }, { tlsPsk: keys }));
+  const connection = await connector.connect();
+  const kernel = new Socket({ fd: connection.socket, readable: true, writable: true });
+  kernel.on('error', () => {});
+  process.kill(server.pid, 'SIGSTOP');
+  // More than all buffers on the way hold, in writes of a MiB.
+  const count = 48;
+  const request = new Uint8Array(REQUEST_BYTES + MIB).fill(7);
+  for (let i = 0; i < count; i++) {
+    encodeRequest(new DataView(request.buffer), 0, false, 0, CMD_WRITE, 1, i, i * MIB, MIB);
+    kernel.write(Buffer.from(request));
+  }
+  await sleep(500);
+  t.ok(kernel.writableLength > 0, 'the relay takes no more');
+  // As the kernel does it: what is in the socket stays there for who reads on.
+  kernel.destroy();
+  TlsRelay.endThoseShut();
+  process.kill(server.pid, 'SIGCONT');
+  await sleep(1000);
+  const volume = await sledgeJson(dataDirectory, 'volume', 'show', 'disk');
+  t.equal(volume['connections'], 0);
+  t.ok(Number(volume['lastOp']) < 3, `${volume['lastOp']} writes arrived, of those that were on the wire`);
 });
 
 t.test('pre-shared keys', async t => {

@@ -108,7 +108,7 @@ t.test('a unit quotes what systemd would take apart', t => {
     text,
     /^ExecStart=\/usr\/bin\/node "\/opt\/a b\/sledge\.js" attach --from "nbd:\/\/h\/100%%25\$\$x\\"y\\\\z"$/m,
   );
-  t.match(text, /^ExecStop=\/usr\/bin\/node detach \/dev\/nbd0$/m);
+  t.match(text, /^ExecStop=-\/usr\/bin\/node detach \/dev\/nbd0$/m);
   t.match(text, /^Type=notify$/m);
   t.end();
 });
