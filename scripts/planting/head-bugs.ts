@@ -128,7 +128,7 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     file: STEP,
     find: 'await this.#carrier.carryAll(dirty, fence, conclude, putBack);',
     replacement:
-      'log.trim(cut);\n    this.#head.slots.cutPassed(cut);\n    await this.#carrier.carryAll(dirty, fence, conclude, putBack);',
+      'this.#head.log.trim(fence.cut);\n    this.#head.slots.cutPassed(fence.cut);\n    await this.#carrier.carryAll(dirty, fence, conclude, putBack);',
   },
   {
     name: 'index-commit-not-awaited',
