@@ -38,15 +38,14 @@ export class AttachDirectory {
 
   /**
    * Resolves when no other process makes a device, with the call that lets the next one. From the look at who is attached to
-   * the record of a new device: otherwise two could make one of the same volume.
+   * the record of a new device: otherwise two could make one of the same volume. The lock is on the directory itself.
    */
   async lock(): Promise<() => void> {
-    const path = join(this.path, 'attach.lock');
     let fd: number;
     try {
-      fd = openSync(path, 'a');
+      fd = openSync(this.path, 'r');
     } catch (error) {
-      throw writeError(path, error);
+      throw writeError(this.path, error);
     }
     for (const end = performance.now() + LOCK_MS; ; await pause(20)) {
       try {
