@@ -34,14 +34,14 @@ async function settledAllocation(
   }
 }
 
-t.setTimeout(450_000);
+t.setTimeout(850_000);
 
 for (const type of ['ext4', 'xfs'] as const) {
   t.test(
     `${type} on one TCP connection: fill, verify, compare, trim, check`,
     {
       skip: skipWithoutRig(),
-      timeout: 220_000,
+      timeout: 400_000,
     },
     async t => {
       const directory = temporaryDirectory(t);
@@ -71,7 +71,7 @@ for (const type of ['ext4', 'xfs'] as const) {
           ended = true;
         },
       );
-      await waitUntil(() => ended || existsSync(join(share, 'filled')), 150_000, 'the guest to fill the file system');
+      await waitUntil(() => ended || existsSync(join(share, 'filled')), 300_000, 'the guest to fill the file system');
       const filled = ended ? 0 : await settledAllocation(dataDirectory, bytes => bytes >= removedBytes, 20_000);
       writeFileSync(join(share, 'measured'), '');
       const values = guestValues(await guest);
