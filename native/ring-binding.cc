@@ -119,10 +119,13 @@ class RingHandle {
       self->sleeps_ = false;
       if (self->Wake()) break;
     }
-    // libuv may sleep in this round: completions have to wake it. What is there already may end in another wish to sleep.
+    // libuv may sleep in this round: completions have to wake it. What is there already may end in another wish to sleep, but
+    // where a timer is due by then libuv only looks.
     while (self->sleeps_ && self->ring_->Arm() > 0) {
       self->sleeps_ = false;
       self->Wake();
+      uv_update_time(prepare->loop);
+      if (uv_backend_timeout(prepare->loop) == 0) return;
     }
   }
 
