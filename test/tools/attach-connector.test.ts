@@ -39,6 +39,22 @@ async function connectorOf(options: AttachOptions): Promise<AttachConnector> {
   return await AttachConnector.make(() => findServer(options), tlsMaterial(options));
 }
 
+/** A server that wants pre-shared keys, and a connector that has those of alice. */
+async function startServerWithKeys(test: Parameters<typeof startServer>[0]) {
+  const directory = temporaryDirectory(test);
+  const dataDirectory = join(directory, 'data');
+  const keys = makePskFile(join(directory, 'keys'), 'alice', '00112233445566778899aabbccddeeff');
+  const server = await startServer(test, {
+    dataDirectory,
+    volumes: VOLUMES,
+    tcp: true,
+    tls: { psk: keys, required: true },
+  });
+  const uri = server.uriOf('disk', { tls: true, user: 'alice' });
+  const connector = await connectorOf(optionsFor({ kind: 'uri', uri }, { tlsPsk: keys }));
+  return { server, dataDirectory, keys, connector };
+}
+
 /** Reads the first block over a descriptor, as the kernel would, and closes it. */
 async function firstBlock(fd: number): Promise<Buffer> {
   const socket = new Socket({ fd, readable: true, writable: true });
@@ -148,17 +164,7 @@ t.test('under TLS the kernel gets one end of a relay', { skip: skipUnlessInstall
 });
 
 t.test('what a relay holds of a connection that was given up does not arrive later', async t => {
-  const directory = temporaryDirectory(t);
-  const dataDirectory = join(directory, 'data');
-  const keys = makePskFile(join(directory, 'keys'), 'alice', '00112233445566778899aabbccddeeff');
-  const server = await startServer(t, {
-    dataDirectory,
-    volumes: VOLUMES,
-    tcp: true,
-    tls: { psk: keys, required: true },
-  });
-  const uri = server.uriOf('disk', { tls: true, user: 'alice' });
-  const connector = await connectorOf(optionsFor({ kind: 'uri', uri }, { tlsPsk: keys }));
+  const { server, dataDirectory, connector } = await startServerWithKeys(t);
   const connection = await connector.connect();
   const kernel = new Socket({ fd: connection.socket, readable: true, writable: true });
   kernel.on('error', () => {});
@@ -183,16 +189,7 @@ t.test('what a relay holds of a connection that was given up does not arrive lat
 });
 
 t.test('pre-shared keys', async t => {
-  const directory = temporaryDirectory(t);
-  const keys = makePskFile(join(directory, 'keys'), 'alice', '00112233445566778899aabbccddeeff');
-  const server = await startServer(t, {
-    dataDirectory: join(directory, 'data'),
-    volumes: VOLUMES,
-    tcp: true,
-    tls: { psk: keys, required: true },
-  });
-  const uri = server.uriOf('disk', { tls: true, user: 'alice' });
-  const connector = await connectorOf(optionsFor({ kind: 'uri', uri }, { tlsPsk: keys }));
+  const { server, keys, connector } = await startServerWithKeys(t);
   const connection = await connector.connect();
   t.equal((await firstBlock(connection.socket)).length, 4096);
   const other = optionsFor({ kind: 'uri', uri: server.uriOf('disk', { tls: true, user: 'bob' }) }, { tlsPsk: keys });
