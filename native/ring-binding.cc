@@ -107,14 +107,22 @@ class RingHandle {
     return next != &loop->watcher_queue;
   }
 
+  // libuv will look at its descriptors in this round, and not sleep; `OnReadable` follows.
+  void Nudge() {
+    const uint64_t one = 1;
+    const ssize_t written = write(ring_->eventFd(), &one, sizeof one);
+    SLEDGE_ASSERT(written == sizeof one || errno == EAGAIN, "the ring's event can be set");
+  }
+
   // libuv is about to poll. With nothing else to do the thread sleeps here instead, until something is due.
   static void OnPrepare(uv_prepare_t* prepare) {
     auto* self = static_cast<RingHandle*>(prepare->data);
     while (self->sleeps_) {
+      // Asked for first: with new watchers `uv_backend_timeout` says 0, though libuv itself goes by its timers alone.
+      if (HasNewWatchers(prepare->loop)) return self->Nudge();
       uv_update_time(prepare->loop);
       const int milliseconds = uv_backend_timeout(prepare->loop);
       if (milliseconds == 0) return;
-      if (HasNewWatchers(prepare->loop)) break;
       if (self->ring_->Wait(milliseconds) == 0) break;
       self->sleeps_ = false;
       if (self->Wake()) break;
@@ -124,6 +132,7 @@ class RingHandle {
     while (self->sleeps_ && self->ring_->Arm() > 0) {
       self->sleeps_ = false;
       self->Wake();
+      if (HasNewWatchers(prepare->loop)) return self->Nudge();
       uv_update_time(prepare->loop);
       if (uv_backend_timeout(prepare->loop) == 0) return;
     }

@@ -1,6 +1,7 @@
 #include "socket-poller.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -37,6 +38,9 @@ int Connect(const io_uring_sqe& submission) {
 }
 
 int FinishConnect(int fd) {
+  // The event may have been that of a socket which had this number before.
+  pollfd polled = {fd, POLLOUT, 0};
+  if (poll(&polled, 1, 0) == 0) return kWouldBlock;
   int error = 0;
   socklen_t bytes = sizeof error;
   if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &bytes) < 0) error = errno;

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
@@ -69,7 +70,8 @@ int32_t RunFileOperation(const io_uring_sqe& submission) {
         return -EINVAL;
     }
     if (result >= 0) return static_cast<int32_t>(result);
-    if (errno != EINTR) return -errno;
+    // A sync that was cut short may have consumed an error that the next one would not tell of.
+    if (errno != EINTR || submission.opcode == IORING_OP_FSYNC) return -errno;
   }
 }
 
@@ -183,7 +185,7 @@ class ThreadRing final : public Ring, private CompletionSink {
   void HandOver() {
     if (gathered_.empty()) return;
     const size_t count = gathered_.size();
-    bool isShort = false;
+    size_t missing = 0;
     {
       std::lock_guard<std::mutex> guard(workLock_);
       for (const io_uring_sqe& submission : gathered_) {
@@ -191,10 +193,10 @@ class ThreadRing final : public Ring, private CompletionSink {
         file.waiting.push_back(submission);
         List(submission.fd, &file);
       }
-      isShort = !due_.empty() && idleCount_ == 0;
+      missing = due_.size() - std::min(due_.size(), idleCount_);
     }
     gathered_.clear();
-    if (isShort) AddWorker();
+    for (; missing > 0; missing--) AddWorker();
     if (count == 1) {
       workCome_.notify_one();
     } else {

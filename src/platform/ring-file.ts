@@ -190,7 +190,8 @@ export class RingFile implements PlatformFile, OperationOwner {
   }
 
   operationEnded(operation: Operation, result: number): void {
-    if (result === -EINTR || result === -EAGAIN) {
+    // A sync is not begun again: it may have consumed an error that the next one would not tell of.
+    if ((result === -EINTR || result === -EAGAIN) && operation.opcode !== submission.OP_FSYNC) {
       this.#loop.start(operation);
       return;
     }

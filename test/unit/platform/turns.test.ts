@@ -1,5 +1,6 @@
 /** The loop: the order of things within a turn, fairness towards Node's own loop, and rest when there is nothing to do. */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { stat } from 'node:fs/promises';
 import { type AddressInfo, connect, createServer } from 'node:net';
 import { performance } from 'node:perf_hooks';
@@ -120,6 +121,39 @@ for (const kind of IO_KINDS) {
         });
         await new Promise(resolve => server.close(resolve));
       }
+    });
+
+    t.test('bytes for the ring end a sleep before which Node has begun to watch another socket', async t => {
+      const { platform, region } = await opened('direct');
+      // Nothing comes through it: Node only begins to look.
+      const silent = createServer();
+      await new Promise<void>(resolve => silent.listen(0, '127.0.0.1', () => resolve()));
+      const watched = connect((silent.address() as AddressInfo).port, '127.0.0.1').pause();
+      await once(watched, 'connect');
+      let arrived: (ms: number) => void;
+      const arrival = new Promise<number>(resolve => {
+        arrived = resolve;
+      });
+      const listener = await platform.listen({ kind: 'tcp', host: '127.0.0.1', port: 0 }, stream => {
+        const begun = performance.now();
+        stream.receive(region, 0, 100, {
+          ioCompleted() {
+            arrived(performance.now() - begun);
+            stream.close();
+          },
+        });
+        watched.resume();
+      });
+      const port = listener.address.kind === 'tcp' ? listener.address.port : 0;
+      // Its end would wake Node as well, but seconds later.
+      const sender = spawn('bash', ['-c', `exec 3<>/dev/tcp/127.0.0.1/${port}; sleep 0.1; echo >&3; exec sleep 5`]);
+      const waited = await arrival;
+      t.ok(waited < 2000, `${waited} ms`);
+      sender.kill();
+      watched.destroy();
+      await once(sender, 'exit');
+      await new Promise(resolve => silent.close(resolve));
+      await listener.close();
     });
 
     t.test('a buffered write asked for by a task completes within its turn', async t => {
