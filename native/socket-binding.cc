@@ -4,13 +4,14 @@
 //   listenOn(address: Uint8Array, length, backlog, dualStack): fd      socketFor(address, length): fd, to be connected
 //   probeSocket(address, length): whether somebody listens, without waiting
 //   nameOf(fd, remote): { family: 'tcp' | 'unix' | 'other', host, port, path, listens } | -errno
-//   tune(fd, unixBufferBytes)   shutdownSocket(fd, how)   setNonBlocking(fd, on)   discardReceived(fd, bytesMax)
-//   closeDescriptor(fd)
+//   tune(fd, unixBufferBytes)   shutdownSocket(fd, how)   setNonBlocking(fd, on)   hasHungUp(fd): boolean
+//   discardReceived(fd, bytesMax)   closeDescriptor(fd)
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -189,8 +190,23 @@ void Tune(const Napi::CallbackInfo& info) {
     SetBuffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, bufferBytes);
   } else {
     int on = 1;
+    int idleSeconds = 60, intervalSeconds = 15, probes = 4;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    // A client that lost its power or its network says nothing: its session would stay for ever.
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idleSeconds, sizeof idleSeconds);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &intervalSeconds, sizeof intervalSeconds);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
   }
+}
+
+// Whether the peer has closed or shut down its sending half, or the connection is lost: known to the kernel before what was
+// sent earlier has been received.
+Napi::Value HasHungUp(const Napi::CallbackInfo& info) {
+  int fd;
+  if (!ToDescriptor(info.Env(), info[0], &fd)) return info.Env().Undefined();
+  pollfd polled = {fd, POLLRDHUP, 0};
+  return Napi::Boolean::New(info.Env(), poll(&polled, 1, 0) > 0);
 }
 
 Napi::Value ShutdownSocket(const Napi::CallbackInfo& info) {
@@ -241,6 +257,7 @@ void InitializeSockets(Napi::Env env, Napi::Object exports) {
   exports.Set("nameOf", Napi::Function::New(env, NameOf, "nameOf"));
   exports.Set("tune", Napi::Function::New(env, Tune, "tune"));
   exports.Set("shutdownSocket", Napi::Function::New(env, ShutdownSocket, "shutdownSocket"));
+  exports.Set("hasHungUp", Napi::Function::New(env, HasHungUp, "hasHungUp"));
   exports.Set("setNonBlocking", Napi::Function::New(env, SetNonBlocking, "setNonBlocking"));
   exports.Set("discardReceived", Napi::Function::New(env, DiscardReceived, "discardReceived"));
   exports.Set("closeDescriptor", Napi::Function::New(env, CloseDescriptor, "closeDescriptor"));

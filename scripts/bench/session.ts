@@ -45,6 +45,7 @@ function copy(to: Uint8Array, at: number, from: Uint8Array, start: number, lengt
 class LoopStream implements Stream, Turns, Clock {
   readonly peer = 'bench';
   readonly encrypted = false;
+  readonly peerHasEnded = false;
   readonly #tasks: TurnTask[] = [];
   #batch: Uint8Array = new Uint8Array(0);
   #receive: { region: Region; offset: number; request: IoRequest } | undefined;

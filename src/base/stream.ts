@@ -15,6 +15,8 @@ export interface Stream {
   /** For the log and the status page: `unix`, `127.0.0.1:51234`. */
   readonly peer: string;
   readonly encrypted: boolean;
+  /** Whether the peer will send nothing more, as far as the system knows; what it sent before may wait to be received. */
+  readonly peerHasEnded: boolean;
   receive(region: Region, offset: number, length: number, request: IoRequest): void;
   send(region: Region, offset: number, length: number, request: IoRequest): void;
   /** Ends the sending half after what was sent; under TLS with a close_notify. */

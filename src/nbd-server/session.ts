@@ -16,6 +16,9 @@
  *
  * The session does its work in turns of the loop: bytes are parsed as they arrive, replies of one turn leave in one send
  * at its end. At most one receive and one send are under way; no receive is posted while the transmission is blocked.
+ *
+ * A request is not carried out when it has waited here for long and its client has hung up meanwhile: it was not answered,
+ * and the client may have sent it again elsewhere, and then something newer.
  */
 import { assert } from '../base/assert.ts';
 import type { CancelTimer, Clock, IoRequest, Turns, TurnTask } from '../base/io.ts';
@@ -45,6 +48,11 @@ const LINGER_MS = 1000;
 export const STALL_TIMEOUT_MS = 60_000;
 /** A payload that brings less than this in that time counts as stopped: it holds up to 32 MiB that others wait for. */
 const STALL_BYTES = 64 * 1024;
+/**
+ * What has waited for longer may have been given up by the client, and sent again on another connection. The shortest
+ * such time limit of the kernel's driver is a second.
+ */
+const BACKLOG_MS = 500;
 
 export interface SessionPorts {
   readonly turns: Turns;
@@ -77,8 +85,12 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
   #receiving = false;
   /** The receive under way goes into the pool. */
   #receivingPayload = false;
+  /** How much the receive under way, or the last one, could bring. */
+  #receiveBytes = 0;
   /** Parsing waits for a request to complete, a reply to be sent or a block of the pool. */
   #blocked = false;
+  /** Since when something of the client's may wait, in the buffer or behind it in the socket; -1: nothing does. */
+  #backlogSinceMs = -1;
   #inputEnded = false;
   #draining = false;
   #turnAsked = false;
@@ -97,6 +109,7 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
     this.#queue = new ReplyQueue(this, ports.pool, memory.replies);
     this.#handshake = new Handshake(ports.handshake, stream.encrypted);
     this.#cancelTimer = ports.clock.after(nbdHandshakeTimeoutMs, () => this.#timeOut());
+    this.#progressMs = ports.clock.nowMs();
   }
 
   get peer(): string {
@@ -151,10 +164,9 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
   runAtEndOfTurn(): void {
     if (this.#phase === 'ended') return;
     // Until the last line `#turnAsked` stays set: what happens in here is looked at in here.
-    if (this.#phase !== 'closing') {
-      if (this.#blocked) this.#consume();
-      if (this.#queue.flush(this.#stream) && this.#blocked) this.#consume();
-    }
+    if (this.#blocked) this.#consume();
+    // What was consumed may have closed the stream.
+    if (this.#phase !== 'closing' && this.#queue.flush(this.#stream) && this.#blocked) this.#consume();
     this.#turnAsked = false;
     this.#turnMs = -1;
     if (this.#upgradeWanted && this.#queue.idle && !this.#receiving) this.#upgrade();
@@ -174,6 +186,7 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
     assert(input.room > 0, 'there is room to receive');
     this.#receiving = true;
     this.#receivingPayload = false;
+    this.#receiveBytes = input.room;
     this.#stream.receive(input.region, input.end, input.room, this);
   }
 
@@ -182,6 +195,7 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
     this.#receiving = true;
     this.#receivingPayload = true;
     const { payloadRegion, payloadOffset, payloadMissing } = transmission;
+    this.#receiveBytes = payloadMissing;
     this.#stream.receive(payloadRegion, payloadOffset, payloadMissing, this);
   }
 
@@ -198,7 +212,10 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
       this.#receivedBytes += result;
       if (this.#receivingPayload) this.#transmission!.payloadReceived(result);
       else this.#input.end += result;
+      // Under TLS less than there was room for does not mean that the socket has no more.
+      const socketWasEmptied = result < this.#receiveBytes && !this.#stream.encrypted;
       this.#consume();
+      if (socketWasEmptied && !this.#blocked) this.#backlogSinceMs = -1;
     }
   }
 
@@ -211,8 +228,19 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
   /** Takes what can be taken of the input, and receives more unless blocked. */
   #consume(): void {
     this.#blocked = false;
+    if (this.#isGivenUp()) {
+      this.#ports.log.info({ peer: this.peer }, 'connection lost while requests waited');
+      this.#close();
+      return;
+    }
     if (this.#phase === 'handshake') this.#consumeHandshake();
     if (this.#phase === 'transmission') this.#consumeRequests(this.#transmission!);
+  }
+
+  /** See `BACKLOG_MS`. Asked for each time before something is carried out, and in the same turn. */
+  #isGivenUp(): boolean {
+    if (this.#backlogSinceMs < 0 || this.turnMs() - this.#backlogSinceMs < BACKLOG_MS) return false;
+    return this.#stream.peerHasEnded;
   }
 
   #consumeRequests(transmission: Transmission): void {
@@ -225,6 +253,7 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
         break;
       case BLOCKED:
         this.#blocked = true;
+        if (this.#backlogSinceMs < 0) this.#backlogSinceMs = this.turnMs();
         this.#askForTurn();
         break;
       case DISCONNECT:

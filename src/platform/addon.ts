@@ -62,6 +62,7 @@ export interface NativeAddon {
   tune(fd: number, unixBufferBytes: number): void;
   shutdownSocket(fd: number, how: number): number;
   setNonBlocking(fd: number, on: boolean): number;
+  hasHungUp(fd: number): boolean;
   discardReceived(fd: number, bytesMax: number): number;
   closeDescriptor(fd: number): number;
   /** Bound, non-blocking, of generic netlink. */

@@ -48,6 +48,10 @@ export class RingStream implements Stream, OperationOwner {
     openThings.opened(this);
   }
 
+  get peerHasEnded(): boolean {
+    return addon.hasHungUp(this.#fd);
+  }
+
   receive(region: Region, offset: number, length: number, request: IoRequest): void {
     assert(this.#receiving === undefined, 'one receive at a time');
     this.#receiving = this.#start(OP_RECV, MSG_NOSIGNAL, region, offset, length, request);

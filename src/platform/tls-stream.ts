@@ -14,6 +14,7 @@ import { ECANCELED, ECONNRESET } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import type { Region } from '../base/memory.ts';
 import type { Stream } from '../base/stream.ts';
+import { addon } from './addon.ts';
 import type { TlsMaterial } from './tls.ts';
 
 /** How long the last bytes may take to leave when a stream is closed after its shutdown. */
@@ -23,6 +24,8 @@ export class NodeStream implements Stream {
   readonly peer: string;
   readonly encrypted: boolean;
   readonly #socket: Socket;
+  /** The socket's, or -1 where it is not known: then an end is noticed only when all before it has been read. */
+  readonly #fd: number;
   #receiving: IoRequest | undefined;
   #receiveRegion: Region | undefined;
   #receiveOffset = 0;
@@ -34,9 +37,10 @@ export class NodeStream implements Stream {
   #shutDown = false;
   #closed = false;
 
-  /** Takes over a connected socket that nobody else reads. */
-  constructor(socket: Socket, encrypted: boolean, peer: string) {
+  /** Takes over a connected socket that nobody else reads; `fd` is its descriptor, where somebody knows it. */
+  constructor(socket: Socket, encrypted: boolean, peer: string, fd = -1) {
     this.#socket = socket;
+    this.#fd = fd;
     this.encrypted = encrypted;
     this.peer = peer;
     socket.on('readable', () => this.#deliver());
@@ -46,6 +50,12 @@ export class NodeStream implements Stream {
     });
     socket.on('error', error => this.#fail(errnoOf(error)));
     socket.on('close', () => this.#fail(-ECONNRESET));
+  }
+
+  get peerHasEnded(): boolean {
+    // A socket that is destroyed has given its descriptor back, which may be another's by now.
+    if (this.#ended || this.#failure !== 0 || this.#socket.destroyed) return true;
+    return this.#fd >= 0 && addon.hasHungUp(this.#fd);
   }
 
   receive(region: Region, offset: number, length: number, request: IoRequest): void {
@@ -158,7 +168,7 @@ export function upgradeToTls(fd: number, material: TlsMaterial, options: Upgrade
       socket.removeListener('close', lost);
       // During the handshake the client's end ends it all; from now on replies still go out after it.
       secure.allowHalfOpen = true;
-      resolve(new NodeStream(secure, true, options.peer));
+      resolve(new NodeStream(secure, true, options.peer, fd));
     });
     server.once('tlsClientError', fail);
     const lost = (): void => fail(new Error('the connection was lost during the TLS handshake'));

@@ -118,6 +118,10 @@ class BreakableStream implements Stream {
     return this.#stream.encrypted;
   }
 
+  get peerHasEnded(): boolean {
+    return this.#stream.peerHasEnded;
+  }
+
   receive(region: Region, offset: number, length: number, request: IoRequest): void {
     this.#stream.receive(region, offset, length, request);
   }

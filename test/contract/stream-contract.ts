@@ -13,6 +13,8 @@ export interface StreamsUnderTest {
   readonly near: Stream;
   readonly far: Stream;
   readonly memory: RegionSource;
+  /** Whether `far` knows that `near` has ended before it has received all that came earlier. */
+  readonly knowsEndsAhead: boolean;
   cleanUp(): Promise<void>;
 }
 
@@ -22,7 +24,7 @@ export function streamContract(name: string, make: StreamsFactory): void {
   t.test(`${name} keeps the rules of a stream`, async t => {
     /** A pair, each with its own buffer; `closed` tells the clean-up what the test has closed itself. */
     async function fresh() {
-      const { near, far, memory, cleanUp } = await make();
+      const { near, far, memory, knowsEndsAhead, cleanUp } = await make();
       const closed = new Set<Stream>();
       t.teardown(async () => {
         for (const stream of [near, far]) if (!closed.has(stream)) stream.close();
@@ -32,7 +34,15 @@ export function streamContract(name: string, make: StreamsFactory): void {
         closed.add(stream);
         stream.close();
       };
-      return { near, far, memory, close, here: memory.allocate(64 * KIB), there: memory.allocate(64 * KIB) };
+      return {
+        near,
+        far,
+        memory,
+        knowsEndsAhead,
+        close,
+        here: memory.allocate(64 * KIB),
+        there: memory.allocate(64 * KIB),
+      };
     }
 
     t.test('what is sent arrives, in both directions', async t => {
@@ -110,6 +120,22 @@ export function streamContract(name: string, make: StreamsFactory): void {
       t.equal(await sent, 3);
       t.equal(await io(request => far.receive(there, 0, 10, request)), 0);
     });
+
+    for (const way of ['shutdown', 'close'] as const) {
+      t.test(`that the peer has ended by ${way} is known before what it sent has been received`, async t => {
+        const { near, far, knowsEndsAhead, here, there, close } = await fresh();
+        put(here, 'bye');
+        await io(request => near.send(here, 0, 3, request));
+        t.notOk(far.peerHasEnded);
+        if (way === 'shutdown') near.shutdown();
+        else close(near);
+        if (knowsEndsAhead) for (let round = 0; round < 200 && !far.peerHasEnded; round++) await sleep(5);
+        if (knowsEndsAhead) t.ok(far.peerHasEnded);
+        t.equal(await receiveExactly(far, there, 3), 'bye');
+        t.equal(await io(request => far.receive(there, 0, 10, request)), 0);
+        t.ok(far.peerHasEnded);
+      });
+    }
 
     t.test('after shutdown the other direction still works', async t => {
       const { near, far, here, there } = await fresh();

@@ -12,7 +12,7 @@ for (const kind of IO_KINDS) {
 }
 streamContract('a pipe in memory', async () => {
   const [near, far] = new MemoryPipe({ post: setImmediate }).ends;
-  return { near, far, memory: { allocate: plainRegion }, cleanUp: async () => {} };
+  return { near, far, memory: { allocate: plainRegion }, knowsEndsAhead: true, cleanUp: async () => {} };
 });
 
 function sockets(kind: (typeof IO_KINDS)[number], family: 'unix' | 'tcp'): StreamsFactory {
@@ -31,6 +31,7 @@ function sockets(kind: (typeof IO_KINDS)[number], family: 'unix' | 'tcp'): Strea
       near,
       far: await far,
       memory: platform,
+      knowsEndsAhead: true,
       async cleanUp() {
         await listener.close();
         await platform.close();

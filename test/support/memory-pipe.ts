@@ -70,6 +70,10 @@ export class PipeEnd implements Stream {
     this.#number = number;
   }
 
+  get peerHasEnded(): boolean {
+    return this.#pipe.broken || this.#other.closed || this.#other.#shutDown;
+  }
+
   receive(region: Region, offset: number, length: number, request: IoRequest): void {
     assert(!this.closed && this.#receiving === undefined && length > 0, 'one receive at a time, on an open stream');
     assert(offset >= 0 && offset + length <= region.bytes.length, 'the receive lies in its region');

@@ -42,6 +42,10 @@ export class MemoryStream implements Stream {
 
   // --- the server's end ----------------------------------------------------------------------------------------------
 
+  get peerHasEnded(): boolean {
+    return this.#ended || this.#reset;
+  }
+
   receive(region: Region, offset: number, length: number, request: IoRequest): void {
     assert(!this.closed && this.#receiving === undefined && length > 0, 'one receive at a time, on an open stream');
     assert(offset >= 0 && offset + length <= region.bytes.length, 'the receive lies in its region');

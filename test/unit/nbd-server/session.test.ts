@@ -491,6 +491,93 @@ t.test('END-3: the end of the stream without DISC answers what is in flight', as
   t.same(harness.leaks(), []);
 });
 
+/** Completes what is in flight, and what is then taken of the input. */
+function completeEverything({ volume, loop }: Harness): void {
+  do {
+    volume.completeAll();
+    loop.run();
+  } while (volume.waiting.length > 0);
+}
+
+t.test('nothing is sent on a connection that was ended by what was read once a request in flight had completed', t => {
+  const harness = new Harness();
+  const client = harness.enter();
+  harness.volume.deferred = true;
+  for (let count = 0; count <= nbdRequestsInFlightMax; count += 1) client.request(nbd.CMD_TRIM, 0, 4096);
+  client.stream.write(new Uint8Array(28).fill(0x55));
+  harness.loop.run();
+  t.equal(harness.volume.waiting.length, nbdRequestsInFlightMax);
+  harness.volume.completeAll();
+  harness.loop.run();
+  t.ok(client.stream.closed);
+  harness.volume.completeAll();
+  t.same(harness.leaks(), []);
+  t.end();
+});
+
+for (const hungUp of [true, false]) {
+  t.test(`what waited for long is ${hungUp ? 'not ' : ''}carried out ${hungUp ? 'after a hang-up' : 'else'}`, t => {
+    const harness = new Harness();
+    const client = harness.enter();
+    harness.volume.deferred = true;
+    for (let count = 0; count < nbdRequestsInFlightMax; count += 1) client.request(nbd.CMD_TRIM, 0, 4096);
+    client.request(nbd.CMD_WRITE, 0, 5, { payload: pattern(5) });
+    // More than the session's buffer takes: what is behind lies in the socket.
+    for (let count = 0; count < 80; count += 1) client.request(nbd.CMD_WRITE, 0, 4096, { payload: pattern(4096) });
+    harness.loop.run();
+    t.ok(client.stream.unreadByServer > 0);
+    harness.loop.advance(1000);
+    t.equal(harness.volume.submitted, nbdRequestsInFlightMax);
+    if (hungUp) client.stream.end();
+    completeEverything(harness);
+    t.equal(harness.volume.submitted, nbdRequestsInFlightMax + (hungUp ? 0 : 81));
+    t.equal(client.stream.closed, hungUp);
+    client.leave();
+    t.same(harness.leaks(), []);
+    t.end();
+  });
+}
+
+t.test('what still lay in the socket when the waiting was over is not carried out after a hang-up either', t => {
+  const harness = new Harness();
+  const client = harness.enter();
+  harness.volume.deferred = true;
+  client.stream.pieceBytes = () => 28;
+  for (let count = 0; count <= nbdRequestsInFlightMax + 5; count += 1) client.request(nbd.CMD_TRIM, 0, 4096);
+  harness.loop.run();
+  harness.loop.advance(1000);
+  t.equal(harness.volume.submitted, nbdRequestsInFlightMax);
+  harness.volume.completeNext(0);
+  harness.loop.run();
+  t.equal(harness.volume.submitted, nbdRequestsInFlightMax + 1, 'the waiting is over for one');
+  client.stream.end();
+  completeEverything(harness);
+  t.equal(harness.volume.submitted, nbdRequestsInFlightMax + 1);
+  t.ok(client.stream.closed);
+  t.same(harness.leaks(), []);
+  t.end();
+});
+
+t.test('a client that ends its half is answered as before once nothing waits any more', t => {
+  const harness = new Harness();
+  const client = harness.enter();
+  harness.volume.deferred = true;
+  for (let count = 0; count <= nbdRequestsInFlightMax; count += 1) client.request(nbd.CMD_TRIM, 0, 4096);
+  harness.loop.advance(1000);
+  completeEverything(harness);
+  client.request(nbd.CMD_FLUSH, 0, 0);
+  harness.loop.run();
+  completeEverything(harness);
+  client.replies();
+  client.request(nbd.CMD_FLUSH, 0, 0);
+  client.stream.end();
+  harness.loop.run();
+  harness.volume.completeAll();
+  t.equal(client.replies().length, 1);
+  t.same(harness.leaks(), []);
+  t.end();
+});
+
 t.test('X19: a write whose payload breaks off never reaches the volume', async t => {
   for (const length of [1000, 500 * KIB]) {
     for (const breakOff of ['end', 'reset'] as const) {

@@ -19,7 +19,7 @@ writeFileSync(keyFile, `alice:${key.toString('hex')}\n`);
 chmodSync(keyFile, 0o600);
 const material = loadTlsMaterial({ psk: keyFile });
 
-async function pair(): Promise<{ server: Stream; client: Stream; rest: Omit<StreamsUnderTest, 'near' | 'far'> }> {
+async function pair(): Promise<{ server: Stream; client: Stream; rest: Pick<StreamsUnderTest, 'memory' | 'cleanUp'> }> {
   const platform = createIoPlatform();
   let accepted: (stream: Stream) => void = () => {};
   const plain = new Promise<Stream>(resolve => {
@@ -50,10 +50,10 @@ async function pair(): Promise<{ server: Stream; client: Stream; rest: Omit<Stre
 
 streamContract('the server end of TLS', async () => {
   const { server, client, rest } = await pair();
-  return { near: server, far: client, ...rest };
+  return { near: server, far: client, knowsEndsAhead: false, ...rest };
 });
 
 streamContract('the client end of TLS', async () => {
   const { server, client, rest } = await pair();
-  return { near: client, far: server, ...rest };
+  return { near: client, far: server, knowsEndsAhead: true, ...rest };
 });
