@@ -10,7 +10,8 @@
  *
  * Where there are several devices no step waits long for one that is ill while another is well. What lies on that one is
  * appended to the log again (`relog.ts`) instead of carried over, and goes to the device at its own pace (`late-lane.ts`); a
- * group that is being written to it when that shows is handed over.
+ * group that is being written to it when that shows is handed over. When all devices are full the same is done with what finds
+ * no slot, as long as there are slots that come free with the cut.
  */
 import type { CancelTimer, Clock } from '../base/io.ts';
 import {
@@ -92,8 +93,11 @@ export class DestageStep {
     return this.#carrier.takesOver(entry);
   }
 
-  /** Rejects with `DestageStuck`: then all that was not concluded is dirty still. */
-  async run(): Promise<StepEnd> {
+  /**
+   * With `leavesUnplaced` chunks that have no slot are appended to the log again, too. Rejects with `DestageStuck`: then all
+   * that was not concluded is dirty still.
+   */
+  async run(leavesUnplaced: boolean): Promise<StepEnd> {
     this.#store.refuseFailed();
     const { pace } = this.#ports;
     const { log, overlay } = this.#head;
@@ -112,7 +116,9 @@ export class DestageStep {
     try {
       await this.#store.logSynced();
       await this.carryDrops();
-      if (this.#late.isOpen) late = await this.#carryForward(dirty, cut);
+      const isLeft = (volume: Volume, chunk: ChunkNumber) =>
+        this.#late.isLate(volume, chunk) || (leavesUnplaced && volume.lookup(chunk) === undefined);
+      if (this.#late.isOpen || leavesUnplaced) late = await this.#carryForward(dirty, cut, isLeft);
     } catch (error) {
       putBack(0);
       throw error;
@@ -193,16 +199,20 @@ export class DestageStep {
   }
 
   /**
-   * What of the list is on devices that are aside is appended to the log again, so that the step goes on without them. Where
-   * the log has no room for that, it has to wait for them.
+   * What of the list is to be left, as what is on devices that are aside, is appended to the log again, so that the step goes
+   * on without it. Where the log has no room for that, it has to wait for them.
    */
-  async #carryForward(dirty: DirtyList, cut: LogPosition): Promise<ChunkSet | undefined> {
+  async #carryForward(
+    dirty: DirtyList,
+    cut: LogPosition,
+    isLeft: (volume: Volume, chunk: ChunkNumber) => boolean,
+  ): Promise<ChunkSet | undefined> {
     const late = new ChunkSet();
     const chunks: ChunkOf[] = [];
     for (let i = 0; i < dirty.chunks.length; i++) {
       const volume = this.#head.volume(dirty.volumes[i]);
       const chunk = dirty.chunks[i];
-      if (volume === undefined || late.has(volume, chunk) || !this.#late.isLate(volume, chunk)) continue;
+      if (volume === undefined || late.has(volume, chunk) || !isLeft(volume, chunk)) continue;
       chunks.push({ volume, chunk });
       late.add(volume, chunk);
     }

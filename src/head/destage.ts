@@ -308,7 +308,9 @@ export class Destage implements DestageControl, StepPressure {
   }
 
   async #stepOnce(): Promise<void> {
-    const end = await this.#step.run();
+    // What waits for a slot must not keep those from coming free that wait for the cut.
+    const leavesUnplaced = this.#devicesFull && this.#head.slots.retiredCount > 0;
+    const end = await this.#step.run(leavesUnplaced);
     if (end === 'handed over') {
       // What is in the way is left out when it is tried again.
       this.#wanted = true;

@@ -15,6 +15,7 @@ import type { BouncePool } from '../base/bounce-pool.ts';
 import type { Checksums } from '../base/checksum.ts';
 import { NO_SUM } from '../base/checksum.ts';
 import { EIO, errnoName } from '../base/errno.ts';
+import type { Turns } from '../base/io.ts';
 import { indexEntriesMax } from '../base/limits.ts';
 import type { DamagedPlace } from '../base/location.ts';
 import type { BlockNumber, ChunkNumber, LogPosition, VolumeNumber } from '../base/units.ts';
@@ -41,6 +42,7 @@ import { Writer } from '../volume/writer.ts';
 import type { SlotAllocator } from './slot-allocator.ts';
 
 export interface HeadPorts {
+  readonly turns: Turns;
   readonly index: IndexStore;
   readonly sled: Sled;
   readonly slots: SlotAllocator;
@@ -99,6 +101,7 @@ export class Head implements Committer, RequestHandler {
   readonly #writer: Writer;
   readonly #status: BlockStatus;
   readonly #readPorts: ReadPorts;
+  readonly #turns: Turns;
   #log: OpLog | undefined;
   #destage: DestageControl | undefined;
   #segment = -1;
@@ -115,6 +118,7 @@ export class Head implements Committer, RequestHandler {
     this.bounce = ports.bounce;
     this.#events = ports.events;
     this.#segmentBytes = ports.segmentBytes;
+    this.#turns = ports.turns;
     this.#readPorts = {
       overlay: ports.overlay,
       cache: ports.cache,
@@ -143,6 +147,9 @@ export class Head implements Committer, RequestHandler {
       },
       asideTakes: rows => this.#destage?.asideTakes(rows),
       asideRoomWanted: () => this.#destage?.asideRoomWanted(),
+      get spaceReturns() {
+        return head.slots.comesFree || [...head.volumes()].some(volume => volume.isDropping);
+      },
       get storageIsFull() {
         return head.#destage?.storageIsFull ?? false;
       },
@@ -219,7 +226,7 @@ export class Head implements Committer, RequestHandler {
         this.log.flush(request);
         break;
       case 'cache':
-        new Prefetch(this.#readPorts, this.#reader.spans, volume, request).start();
+        new Prefetch(this.#readPorts, this.#reader.spans, this.#turns, volume, request).start();
         break;
       case 'blockStatus':
         this.#status.answer(volume, request);

@@ -81,6 +81,8 @@ export class SlotAllocator {
   readonly #devices: DeviceSpace[] = [];
   readonly #retired = new RingQueue<Retired>();
   #retiredBytes = 0;
+  /** Slots whose space is being given back to the device. */
+  #discardingCount = 0;
   /** Slots that bulk records behind the cut name, with the end of the newest such record, oldest first. */
   readonly #named = new Map<Location, LogPosition>();
   #cut = 0 as LogPosition;
@@ -144,6 +146,11 @@ export class SlotAllocator {
 
   get retiredCount(): number {
     return this.#retired.length;
+  }
+
+  /** Slots that are nobody's any more are on their way to come free. */
+  get comesFree(): boolean {
+    return this.#retired.length > 0 || this.#discardingCount > 0;
   }
 
   /** More space waits for the log's cut than is free: the destage should go on before there is none. */
@@ -321,8 +328,13 @@ export class SlotAllocator {
   #letGo(location: Location, dropped: boolean): void {
     const pinned = this.#pinned.get(location);
     if (pinned !== undefined) pinned.comesFree = () => this.#letGo(location, dropped);
-    else if (dropped && this.#space !== undefined) this.#space.discard(location, this.#columnOf(location).chunkBytes);
+    else if (dropped && this.#space !== undefined) this.#discard(location, this.#space);
     else this.#free(location);
+  }
+
+  #discard(location: Location, space: SpaceReturn): void {
+    this.#discardingCount++;
+    space.discard(location, this.#columnOf(location).chunkBytes);
   }
 
   /** The space of one or more slots that follow one another has been given back. */
@@ -330,6 +342,7 @@ export class SlotAllocator {
     const end = location + lengthBytes / BLOCK_BYTES;
     for (let at: number = location; at < end; ) {
       const { chunkBytes } = this.#columnOf(at as Location);
+      this.#discardingCount--;
       this.#free(at as Location);
       at += chunkBytes / BLOCK_BYTES;
     }

@@ -178,6 +178,7 @@ function newHead(
   for (const column of index.columns()) slots.loadColumn(sled.device(column.device), column);
   slots.loaded();
   const head = new Head({
+    turns: platform,
     index,
     sled,
     slots,

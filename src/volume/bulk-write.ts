@@ -18,11 +18,26 @@ import { bulkRecordBytes } from '../oplog/record.ts';
 import type { Volume } from './volume.ts';
 import { type RoomWaiter, WAITS, type WriteQueue } from './write-ports.ts';
 
+/** A write of slots that follow one another. */
+class SlotWrite implements IoRequest {
+  readonly #bulk: BulkWrite;
+  readonly #location: Location;
+
+  constructor(bulk: BulkWrite, location: Location) {
+    this.#bulk = bulk;
+    this.#location = location;
+  }
+
+  ioCompleted(result: number): void {
+    this.#bulk.slotsWritten(this.#location, result);
+  }
+}
+
 export class BulkWrite implements IoRequest, RoomWaiter {
   readonly #writer: WriteQueue;
   readonly volume: Volume;
   readonly #first: BlockNumber;
-  readonly #count: number;
+  readonly #locations: readonly Location[];
   readonly #region: Region | undefined;
   readonly #regionOffset: number;
   readonly #durable: boolean;
@@ -33,12 +48,15 @@ export class BulkWrite implements IoRequest, RoomWaiter {
   /** The data was written, and on a device that takes long to sync it was synced or is. */
   #isSecure = false;
 
-  /** `count` chunks from block `first` on become what lies in `region`, or allocated zeroes without one. */
+  /**
+   * The chunks from block `first` on become what lies in `region`, or allocated zeroes without one; `locations` are slots for
+   * them that no record has named yet.
+   */
   constructor(
     writer: WriteQueue,
     volume: Volume,
     first: BlockNumber,
-    count: number,
+    locations: readonly Location[],
     region: Region | undefined,
     regionOffset: number,
     durable: boolean,
@@ -47,7 +65,7 @@ export class BulkWrite implements IoRequest, RoomWaiter {
     this.#writer = writer;
     this.volume = volume;
     this.#first = first;
-    this.#count = count;
+    this.#locations = locations;
     this.#region = region;
     this.#regionOffset = regionOffset;
     this.#durable = durable;
@@ -55,14 +73,8 @@ export class BulkWrite implements IoRequest, RoomWaiter {
   }
 
   start(): void {
-    const { slots } = this.#writer.ports;
     const { chunkBytes, blocksPerChunk } = this.volume;
-    for (let i = 0; i < this.#count; i++) {
-      const location = slots.allocate(this.volume.number, chunkBytes);
-      if (location === undefined) {
-        this.#fail(ENOSPC);
-        return;
-      }
+    for (const [i, location] of this.#locations.entries()) {
       const dataOffset = this.#regionOffset + i * chunkBytes;
       const data = this.#region?.bytes;
       const chunk = { location, sums: new Uint32Array(blocksPerChunk), dataOffset };
@@ -70,6 +82,11 @@ export class BulkWrite implements IoRequest, RoomWaiter {
     }
     if (this.#region !== undefined) this.#writeData(this.#region);
     this.#writeDone();
+  }
+
+  slotsWritten(location: Location, result: number): void {
+    if (result < 0 && !isNoSpace(result)) this.#writer.ports.storage.writeFailed(location);
+    this.ioCompleted(result);
   }
 
   ioCompleted(result: number): void {
@@ -82,8 +99,8 @@ export class BulkWrite implements IoRequest, RoomWaiter {
     const volume = this.volume;
     const errno = this.#writer.admitData(
       volume,
-      bulkRecordBytes(this.#count, volume.blocksPerChunk),
-      this.#count,
+      bulkRecordBytes(this.#locations.length, volume.blocksPerChunk),
+      this.#locations.length,
       this,
     );
     if (errno === WAITS) return false;
@@ -102,16 +119,18 @@ export class BulkWrite implements IoRequest, RoomWaiter {
   #writeData(region: Region): void {
     const { reads, storage } = this.#writer.ports;
     const { chunkBytes, blocksPerChunk } = this.volume;
-    for (let i = 0; i < this.#count; ) {
+    const locations = this.#locations;
+    for (let i = 0; i < locations.length; ) {
       let j = i + 1;
-      while (j < this.#count && this.#chunks[j].location === this.#chunks[j - 1].location + blocksPerChunk) j++;
+      while (j < locations.length && locations[j] === locations[j - 1] + blocksPerChunk) j++;
       this.#pending++;
       const offset = this.#regionOffset + i * chunkBytes;
-      storage.write(this.#chunks[i].location, region, offset, (j - i) * chunkBytes, this);
+      const request = new SlotWrite(this, locations[i]);
+      storage.write(locations[i], region, offset, (j - i) * chunkBytes, request);
       i = j;
     }
     // While the device works.
-    for (let i = 0; i < this.#count; i++) {
+    for (let i = 0; i < locations.length; i++) {
       const offset = this.#regionOffset + i * chunkBytes;
       takeSums(reads.checksums, region.bytes, offset, blocksPerChunk, this.#chunks[i].sums, 0);
     }
@@ -121,7 +140,6 @@ export class BulkWrite implements IoRequest, RoomWaiter {
     if (--this.#pending > 0) return;
     const { storage } = this.#writer.ports;
     if (this.#errno !== 0) {
-      if (this.#errno === EIO && !this.#isSecure) storage.writeFailed(this.#chunks[0].location);
       this.#fail(this.#errno);
       return;
     }
@@ -137,13 +155,12 @@ export class BulkWrite implements IoRequest, RoomWaiter {
   #fail(errno: number): void {
     assert(errno > 0, 'a failure has an errno');
     const { slots } = this.#writer.ports;
-    const given: Location[] = this.#chunks.map(chunk => chunk.location);
-    for (const location of given) slots.release(location);
+    for (const location of this.#locations) slots.release(location);
     this.#unlock();
     this.#owner.completed(errno);
   }
 
   #unlock(): void {
-    this.volume.locks.free(this.#first, this.#first + this.#count * this.volume.blocksPerChunk);
+    this.volume.locks.free(this.#first, this.#first + this.#locations.length * this.volume.blocksPerChunk);
   }
 }

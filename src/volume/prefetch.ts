@@ -1,5 +1,11 @@
-/** Carries out the CACHE command: reads a range so that what of it was not in the cache is there afterwards. */
+/**
+ * Carries out the CACHE command: reads a range so that what of it was not in the cache is there afterwards.
+ *
+ * Invariant: of one request a turn of the loop does one span, even where nothing has to be read. A client may ask for
+ * terabytes, as often as it likes, and the others are served meanwhile.
+ */
 import type { BufferWaiter } from '../base/bounce-pool.ts';
+import type { Turns, TurnTask } from '../base/io.ts';
 import { bounceBufferBytes } from '../base/limits.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { VolumeRequest } from '../nbd-server/exported-volume.ts';
@@ -8,21 +14,20 @@ import type { Volume } from './volume.ts';
 
 const BLOCKS_AT_A_TIME = bounceBufferBytes / BLOCK_BYTES;
 
-export class Prefetch implements BufferWaiter, SpanOwner {
+export class Prefetch implements BufferWaiter, SpanOwner, TurnTask {
   readonly #ports: ReadPorts;
   readonly #spans: SpanPool;
+  readonly #turns: Turns;
   readonly #volume: Volume;
   readonly #request: VolumeRequest;
   #block: number;
   readonly #end: number;
   #buffer = -1;
-  #reading = false;
-  #looping = false;
-  #errno = 0;
 
-  constructor(ports: ReadPorts, spans: SpanPool, volume: Volume, request: VolumeRequest) {
+  constructor(ports: ReadPorts, spans: SpanPool, turns: Turns, volume: Volume, request: VolumeRequest) {
     this.#ports = ports;
     this.#spans = spans;
+    this.#turns = turns;
     this.#volume = volume;
     this.#request = request;
     this.#block = Math.floor(request.offsetBytes / BLOCK_BYTES);
@@ -40,27 +45,20 @@ export class Prefetch implements BufferWaiter, SpanOwner {
 
   bufferReady(offset: number): void {
     this.#buffer = offset;
-    this.#next();
+    this.#turns.atEndOfTurn(this);
+  }
+
+  runAtEndOfTurn(): void {
+    const count = Math.min(BLOCKS_AT_A_TIME, this.#end - this.#block);
+    if (count <= 0) this.#finish(0);
+    else this.#spans.take().start(this.#volume, this.#block, count, this.#ports.bounce.region, this.#buffer, this);
   }
 
   spanRead(span: Span, errno: number): void {
     this.#block += span.count;
-    this.#errno = errno;
-    this.#reading = false;
     span.release();
-    if (!this.#looping) this.#next();
-  }
-
-  /** A span that has nothing to wait for ends inside of its start: so this is a loop, and not as deep as it is long. */
-  #next(): void {
-    this.#looping = true;
-    while (!this.#reading && this.#errno === 0 && this.#block < this.#end) {
-      const count = Math.min(BLOCKS_AT_A_TIME, this.#end - this.#block);
-      this.#reading = true;
-      this.#spans.take().start(this.#volume, this.#block, count, this.#ports.bounce.region, this.#buffer, this);
-    }
-    this.#looping = false;
-    if (!this.#reading) this.#finish(this.#errno);
+    if (errno !== 0) this.#finish(errno);
+    else this.#turns.atEndOfTurn(this);
   }
 
   #finish(errno: number): void {

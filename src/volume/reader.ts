@@ -102,14 +102,16 @@ class ReadJob implements SpanOwner, BufferWaiter {
   spanRead(span: Span, errno: number): void {
     if (errno === 0) this.#deliver(span);
     span.release();
-    if (this.#buffer >= 0) {
-      const buffer = this.#buffer;
-      this.#buffer = -1;
-      this.#ports.bounce.give(this.#volume!.bounceShare, buffer);
-    }
+    const { bounceShare } = this.#volume!;
+    const buffer = this.#buffer;
+    this.#buffer = -1;
     this.#done += this.#spanLength;
-    if (errno === 0 && this.#done < this.#request!.lengthBytes) this.#next();
-    else this.#finish(errno);
+    const goesOn = errno === 0 && this.#done < this.#request!.lengthBytes;
+    // First: whoever gets the buffer may complete at once, and a small read that was placed has to be completed before another
+    // is placed.
+    if (!goesOn) this.#finish(errno);
+    if (buffer >= 0) this.#ports.bounce.give(bounceShare, buffer);
+    if (goesOn) this.#next();
   }
 
   #next(): void {

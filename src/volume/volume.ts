@@ -165,6 +165,11 @@ export class Volume implements ExportedVolume {
     return !this.#dropped.isEmpty;
   }
 
+  /** Whether anything that was dropped is in the index still. */
+  get isDropping(): boolean {
+    return !this.#dropped.isEmpty || !this.#dropping.isEmpty;
+  }
+
   /** The destage begins to carry over the ranges dropped so far. */
   beginDropping(): RangeSet {
     assert(this.#dropping.isEmpty, 'one destage at a time');

@@ -11,6 +11,7 @@
 import { assert } from '../base/assert.ts';
 import { ENOSPC } from '../base/errno.ts';
 import { bulkChunksMax, inlineOpBytesMax, nbdInlineBytesMax } from '../base/limits.ts';
+import type { Location } from '../base/location.ts';
 import type { BlockNumber } from '../base/units.ts';
 import { BLOCK_BYTES, MIB, roundUp } from '../base/units.ts';
 import type { VolumeRequest } from '../nbd-server/exported-volume.ts';
@@ -156,7 +157,7 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
     }
     if (this.#change() !== 'data') return this.#range(first, Math.floor(remaining / BLOCK_BYTES));
     const chunks = this.#bulkChunks(remaining);
-    return chunks > 0 ? this.#bulk(first, chunks) : this.#inline(first, remaining);
+    return chunks > 0 ? this.#bulk(first, chunks, remaining) : this.#inline(first, remaining);
   }
 
   #change(): Change {
@@ -223,16 +224,42 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
     return Math.min(Math.floor(remaining / chunkBytes), bulkChunksMax, Math.max(1, BULK_BYTES_MAX / chunkBytes));
   }
 
-  #bulk(first: number, chunks: number): 'done' | 'locked' | 'no room' {
+  #bulk(first: number, chunks: number, remaining: number): 'done' | 'locked' | 'no room' {
     const volume = this.#volume!;
-    const count = chunks * volume.blocksPerChunk;
-    if (volume.locks.overlaps(first, first + count)) return 'locked';
+    if (volume.locks.overlaps(first, first + chunks * volume.blocksPerChunk)) return 'locked';
+    const locations = this.#freshSlots(chunks);
+    if (locations.length === 0) return this.#withoutSlot(first, remaining);
+    const count = locations.length * volume.blocksPerChunk;
     volume.locks.hold(first, first + count);
     this.#pending++;
     const region = this.#source === undefined ? undefined : this.#request!.region;
     const from = this.#sourceAt();
-    new BulkWrite(this.#writer, volume, first as BlockNumber, chunks, region, from, this.#durable, this).start();
+    new BulkWrite(this.#writer, volume, first as BlockNumber, locations, region, from, this.#durable, this).start();
     this.#position += count * BLOCK_BYTES;
+    return 'done';
+  }
+
+  /** As many as there are of so many. */
+  #freshSlots(count: number): Location[] {
+    const { number, chunkBytes } = this.#volume!;
+    const locations: Location[] = [];
+    while (locations.length < count) {
+      const location = this.#writer.ports.slots.allocate(number, chunkBytes);
+      if (location === undefined) break;
+      locations.push(location);
+    }
+    return locations;
+  }
+
+  /**
+   * The devices are full. A chunk that has a slot can be overwritten there, by way of the log like a small write, and where
+   * space is on its way back others can wait in the log for it.
+   */
+  #withoutSlot(first: number, remaining: number): 'done' | 'locked' | 'no room' {
+    const volume = this.#volume!;
+    const hasSlot = volume.lookup(volume.chunkOf(first as BlockNumber)) !== undefined;
+    if (hasSlot || this.#writer.ports.spaceReturns) return this.#inline(first, remaining);
+    this.#abandon(ENOSPC);
     return 'done';
   }
 

@@ -76,6 +76,8 @@ export interface WritePorts {
   readonly asideHasRoom: boolean;
   asideTakes(rows: number): void;
   asideRoomWanted(): void;
+  /** Something was trimmed or replaced whose space has not come free yet. */
+  readonly spaceReturns: boolean;
   /** Mass storage is full: what comes can only lie in log and overlay. */
   readonly storageIsFull: boolean;
   /** How much of log or overlay, whichever has less left, is in use, 0 to 1. */

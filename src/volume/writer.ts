@@ -6,6 +6,7 @@
  * - An operation gets its number when it is appended, in the order of appending; what was appended is never taken back.
  * - Who finds no room in the log or the overlay waits in order of arrival, in front of everything that comes later. Volumes
  *   with something on a device that is aside wait by themselves, in front of each other only.
+ * - All who wait for one volume stand in one queue: when it has to be the other one they change together, in their order.
  * - A payload that is valid only during `submit` is copied before the call returns.
  *
  * Atomic is the block: of a request that was not answered, each 4 KiB block is either wholly old or wholly new.
@@ -41,6 +42,8 @@ export class Writer implements WriteQueue {
   readonly ports: WritePorts;
   readonly #waiting = new RingQueue<RoomWaiter>();
   readonly #waitingAside = new RingQueue<RoomWaiter>();
+  /** Of the volumes that somebody waits for: where, and how many. */
+  readonly #standing = new Map<Volume, { queue: RingQueue<RoomWaiter>; count: number }>();
   /** While set nobody is admitted, and this is called in place of those who wait. */
   #preferred: (() => void) | undefined;
   readonly #jobs: WriteJob[] = [];
@@ -125,11 +128,11 @@ export class Writer implements WriteQueue {
    * then reserved. Those who wait already come first: `waiter` is the one that asks, if it is one of them.
    */
   admit(volume: Volume, recordBytes: number, rows: number, waiter: RoomWaiter | undefined): Admission {
-    const isAside = this.ports.liesAside(volume);
-    const queue = isAside ? this.#waitingAside : this.#waiting;
+    const queue = this.#standing.get(volume)?.queue ?? this.#queueDue(volume);
     if (this.#preferred !== undefined || (queue.length > 0 && queue.peek() !== waiter)) return 'waits';
     const { log, reads } = this.ports;
     const { overlay } = reads;
+    const isAside = this.ports.liesAside(volume);
     if (isAside && rows > 0 && !this.ports.asideHasRoom) {
       this.ports.asideRoomWanted();
       return 'waits';
@@ -158,8 +161,15 @@ export class Writer implements WriteQueue {
   }
 
   waitForRoom(waiter: RoomWaiter): void {
-    const queue = this.#queueOf(waiter);
-    if (queue.peek() !== waiter) queue.push(waiter);
+    const standing = this.#standing.get(waiter.volume);
+    if (standing === undefined) {
+      const queue = this.#queueDue(waiter.volume);
+      this.#standing.set(waiter.volume, { queue, count: 1 });
+      queue.push(waiter);
+    } else if (standing.queue.peek() !== waiter) {
+      standing.count += 1;
+      standing.queue.push(waiter);
+    }
   }
 
   /** Room may have come free. */
@@ -185,18 +195,41 @@ export class Writer implements WriteQueue {
     this.resume();
   }
 
-  #queueOf({ volume }: RoomWaiter): RingQueue<RoomWaiter> {
+  #queueDue(volume: Volume): RingQueue<RoomWaiter> {
     return this.ports.liesAside(volume) ? this.#waitingAside : this.#waiting;
   }
 
-  /** Devices may have been set aside, or taken back, since somebody began to wait. */
   #resume(queue: RingQueue<RoomWaiter>): void {
     for (let waiter = queue.peek(); waiter !== undefined; waiter = queue.peek()) {
-      const due = this.#queueOf(waiter);
-      if (due === queue && !waiter.tryAppend()) return;
-      queue.shift();
-      if (due !== queue) due.push(waiter);
+      // Who is done may be used again at once, for another volume.
+      const { volume } = waiter;
+      // Devices may have been set aside, or taken back, since it began to wait.
+      if (this.#queueDue(volume) !== queue) {
+        this.#change(volume, queue);
+      } else if (waiter.tryAppend()) {
+        queue.shift();
+        this.#left(volume);
+      } else {
+        return;
+      }
     }
+  }
+
+  /** All who wait for the volume go to the other queue. */
+  #change(volume: Volume, queue: RingQueue<RoomWaiter>): void {
+    const other = queue === this.#waiting ? this.#waitingAside : this.#waiting;
+    for (let left = queue.length; left > 0; left--) {
+      const waiter = queue.shift();
+      if (waiter.volume === volume) other.push(waiter);
+      else queue.push(waiter);
+    }
+    this.#standing.get(volume)!.queue = other;
+  }
+
+  #left(volume: Volume): void {
+    const standing = this.#standing.get(volume)!;
+    standing.count -= 1;
+    if (standing.count === 0) this.#standing.delete(volume);
   }
 
   waitForCommit(waiter: CommitWaiter): void {

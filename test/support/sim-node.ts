@@ -312,6 +312,7 @@ export class SimNode {
     for (const column of index.columns()) slots.loadColumn(sled.device(column.device), column);
     slots.loaded();
     const head = new Head({
+      turns: this.loop,
       index,
       sled,
       slots,

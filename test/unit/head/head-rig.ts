@@ -182,7 +182,7 @@ export class HeadRig {
       const overlay = new Overlay(overlayRows);
       const cache = new BlockCache(regions, cacheBytes);
       const parts = { index, sled, slots, overlay, cache, bounce, checksums: addon };
-      const head = new Head({ ...parts, segmentBytes: SEGMENT, events: headEvents });
+      const head = new Head({ ...parts, turns: loop, segmentBytes: SEGMENT, events: headEvents });
       for (const entry of index.volumes()) head.addVolume(entry);
       return head;
     };

@@ -1,6 +1,8 @@
 /** Requests to a volume of a whole head: what they change, what races with what, and what fails how. */
 import t from 'tap';
 import { EIO, ENOSPC } from '../../../src/base/errno.ts';
+import type { TurnTask } from '../../../src/base/io.ts';
+import { bounceBufferBytes } from '../../../src/base/limits.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { randomFrom, testSeed } from '../../contract/io-support.ts';
 import { HeadRig, isAll, pump, type TestRequest } from './head-rig.ts';
@@ -342,6 +344,69 @@ t.test('a chunk that finds no slot stays in the log, readable, until a trim make
   t.equal(await again.write(30 * MIB, CHUNK, 8), 0);
 });
 
+t.test('a chunk that finds no slot does not keep those from coming free that wait for the cut behind it', async t => {
+  const rig = await HeadRig.start({ columns: 1, volumeBytes: 64 * MIB });
+  t.equal(await rig.write(40 * MIB, 4096, 9), 0);
+  for (let i = 0; i < 16; i++) t.equal(await rig.write(i * MIB, MIB, 1), 0);
+  await rig.advance(31_000);
+  t.same(rig.events, ['stuck: all devices are full']);
+  t.equal((await rig.do('trim', 0, 2 * MIB)).errno, 0);
+  await rig.advance(60_000);
+  t.equal(rig.events.at(-1), 'recovered');
+  await pump(rig.loop, rig.destage.all());
+  t.equal(rig.log.cut, rig.log.committedEnd);
+  t.ok(isAll(await rig.read(40 * MIB, 4096), 9));
+  t.ok(isAll(await rig.read(2 * MIB, MIB), 1));
+  t.ok(isAll(await rig.read(0, 2 * MIB), 0));
+  t.equal(await rig.write(50 * MIB, MIB, 7), 0);
+});
+
+t.test('with all devices full whole chunks that have their slots can be overwritten', async t => {
+  const rig = await HeadRig.start({ columns: 1, volumeBytes: 64 * MIB });
+  for (let i = 0; i < 16; i++) t.equal(await rig.write(i * MIB, MIB, 1), 0);
+  for (let round = 0; round < 4; round++) {
+    for (let i = 0; i < 16; i++) t.equal(await rig.write(i * MIB, MIB, 10 + i + round), 0, `round ${round}, ${i}`);
+    t.equal(await rig.write(20 * MIB, MIB, 9), ENOSPC, 'others find no room');
+    await rig.advance(31_000);
+  }
+  for (let i = 0; i < 16; i++) t.ok(isAll(await rig.read(i * MIB, MIB), 13 + i));
+});
+
+t.test('what was trimmed can be written elsewhere at once, before its space is free', async t => {
+  const rig = await HeadRig.start({ columns: 1, volumeBytes: 64 * MIB });
+  for (let i = 0; i < 16; i++) t.equal(await rig.write(i * MIB, MIB, 1), 0);
+  await pump(rig.loop, rig.destage.all());
+  t.equal(await rig.write(20 * MIB, MIB, 2), ENOSPC);
+  await rig.do('trim', 0, 4 * MIB);
+  for (let i = 0; i < 4; i++) t.equal(await rig.write((20 + i) * MIB, MIB, 3), 0);
+  await rig.advance(90_000);
+  await pump(rig.loop, rig.destage.all());
+  for (let i = 0; i < 4; i++) t.ok(isAll(await rig.read((20 + i) * MIB, MIB), 3));
+  t.equal(rig.log.cut, rig.log.committedEnd);
+});
+
+t.test('a small read is completed before another is placed', async t => {
+  const rig = await HeadRig.start({ columns: 8, cacheBytes: 4096 });
+  await rig.write(0, 16 * MIB, 1);
+  await pump(rig.loop, rig.destage.all());
+  await withoutCache(rig);
+  let placed: TestRequest | undefined;
+  const requests: TestRequest[] = [];
+  for (let i = 0; i < 100; i++) {
+    // More than there are buffers, and every other one finds the zeroes of nothing, which takes no I/O.
+    const request = rig.submit('read', (i % 2 === 0 ? 0 : 20 * MIB) + i * 8 * KIB, 8 * KIB);
+    const place = request.place.bind(request);
+    request.place = () => {
+      if (placed !== undefined && placed.errno === undefined) t.fail('two are open at a time');
+      placed = request;
+      place();
+    };
+    requests.push(request);
+  }
+  await rig.settle();
+  for (const request of requests) t.equal(request.errno, 0);
+});
+
 t.test('F2.35: with device and log full small writes get ENOSPC until a trim makes room', async t => {
   const rig = await HeadRig.start({ columns: 1, volumeBytes: 128 * MIB });
   for (let i = 0; i < 16; i++) t.equal(await rig.write(i * MIB, MIB, 1), 0);
@@ -513,6 +578,21 @@ t.test('CACHE brings a range into the cache', async t => {
   const reads = rig.store.device.counts.read;
   t.ok(isAll(await rig.read(0, 8 * CHUNK), 1));
   t.equal(rig.store.device.counts.read, reads);
+});
+
+t.test('CACHE of a range that has nothing to be read does one span a turn, so that others are served', async t => {
+  const rig = await HeadRig.start({ columns: 8, cacheBytes: 4 * MIB });
+  const asked: TurnTask[] = [];
+  rig.loop.atEndOfTurn = task => void asked.push(task);
+  const request = rig.submit('cache', 0, MIB);
+  for (let span = 0; span < MIB / bounceBufferBytes; span++) {
+    t.equal(asked.length, 1);
+    t.equal(request.errno, undefined);
+    asked.shift()!.runAtEndOfTurn();
+  }
+  asked.shift()!.runAtEndOfTurn();
+  t.equal(request.errno, 0);
+  t.same(asked, []);
 });
 
 t.test('volumes of one head do not see each other', async t => {

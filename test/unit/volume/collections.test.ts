@@ -117,9 +117,11 @@ t.test('caches that share a budget stay within it together', t => {
   const budget = new EntryBudget(100);
   const caches = Array.from({ length: 20 }, () => new EntryCache(budget));
   for (let i = 0; i < 2000; i++) caches[i % 20].set(i, entry(i));
+  t.ok(budget.held <= 100, `${budget.held} entries are held`);
+  for (let i = 0; i < 200; i++) caches[0].set(i, entry(i));
+  t.equal(budget.held, caches[0].size, 'caches that nobody uses any more hold nothing');
   let known = 0;
   for (let i = 0; i < 2000; i++) {
-    // Looking into a cache that was not used for two generations must not bring anything back.
     if (caches[i % 20].get(i) !== undefined) known++;
   }
   t.ok(known <= 200, `${known} entries are known`);

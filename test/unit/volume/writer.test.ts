@@ -35,3 +35,35 @@ for (const wasAside of [true, false]) {
     },
   );
 }
+
+t.test('who waits for one volume goes on in the order of asking, whatever is set aside meanwhile', t => {
+  const [ill, well] = [{ name: 'ill' } as Volume, { name: 'well' } as Volume];
+  let isAside = false;
+  let wellHasRoom = false;
+  const ports: Pick<WritePorts, 'liesAside'> = { liesAside: volume => isAside && volume === ill };
+  const writer = new Writer(ports as WritePorts);
+  const order: string[] = [];
+  const waiter = (volume: Volume, name: string): RoomWaiter => ({
+    volume,
+    tryAppend: () => {
+      if (volume === well && !wellHasRoom) return false;
+      order.push(name);
+      return true;
+    },
+  });
+  writer.waitForRoom(waiter(well, 'first of well'));
+  writer.waitForRoom(waiter(ill, 'first of ill'));
+  writer.waitForRoom(waiter(ill, 'second of ill'));
+  isAside = true;
+  // What is sent again must not come before what it repeats, nor what comes after it before either.
+  t.equal(writer.admit(ill, 64, 0, undefined), 'waits');
+  writer.waitForRoom(waiter(ill, 'third of ill'));
+  t.same([writer.waitingCount, writer.waitingAsideCount], [4, 0]);
+  writer.resume();
+  t.same(order, [], 'those in front have no room yet');
+  wellHasRoom = true;
+  writer.resume();
+  t.same(order, ['first of well', 'first of ill', 'second of ill', 'third of ill']);
+  t.same([writer.waitingCount, writer.waitingAsideCount], [0, 0]);
+  t.end();
+});
