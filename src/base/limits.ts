@@ -38,6 +38,11 @@ export const nbdInlineBytesMax = 32 * KIB;
 export const nbdReplyBytes = 1 * MIB;
 /** Payloads above `nbdInlineBytesMax`, of all connections together. */
 export const nbdPayloadPoolBytes = 128 * MIB;
+/**
+ * Payloads up to `nbdInlineBytesMax` of writes in flight, of all connections together: a write that has to wait keeps a copy
+ * of its own. Beyond it a connection has one request at a time.
+ */
+export const nbdSmallWriteBytes = 256 * MIB;
 /** Extents of one BLOCK_STATUS reply. */
 export const nbdExtentsMax = 64 * KIB;
 

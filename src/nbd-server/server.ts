@@ -7,7 +7,7 @@
  * - After `drain` no stream is taken; `drain` resolves when the last session has given everything back.
  */
 import type { CancelTimer, Clock, Turns } from '../base/io.ts';
-import { nbdConnectionsMax, nbdPayloadPoolBytes } from '../base/limits.ts';
+import { nbdConnectionsMax, nbdPayloadPoolBytes, nbdSmallWriteBytes } from '../base/limits.ts';
 import type { Logger } from '../base/logger.ts';
 import type { RegionSource } from '../base/memory.ts';
 import type { Stream } from '../base/stream.ts';
@@ -18,6 +18,7 @@ import { PayloadPool } from './payload-pool.ts';
 import { Session, type SessionPorts, STALL_TIMEOUT_MS } from './session.ts';
 import { SessionMemoryPool } from './session-memory.ts';
 import { type ServerSnapshot, ServerStatistics } from './statistics.ts';
+import type { SmallWrites } from './transmission.ts';
 
 export interface ServerTls {
   /** `forced`: nothing is served in clear. `selective`: only what `tlsOnly` names needs TLS. */
@@ -32,6 +33,7 @@ export interface ServerLimits {
   readonly connectionsMax?: number;
   /** A power of two, at least 64 KiB. A payload larger than the pool can hold would wait forever: keep it ≥ 64 MiB. */
   readonly payloadPoolBytes?: number;
+  readonly smallWriteBytes?: number;
 }
 
 export interface NbdServerOptions {
@@ -52,6 +54,7 @@ export class NbdServer {
   readonly #options: NbdServerOptions;
   readonly #ports: SessionPorts;
   readonly #pool: PayloadPool;
+  readonly #smallWrites: SmallWrites;
   readonly #memory: SessionMemoryPool;
   readonly #statistics = new ServerStatistics();
   readonly #sessions = new Set<Session>();
@@ -66,6 +69,7 @@ export class NbdServer {
     this.#options = options;
     this.#connectionsMax = options.limits?.connectionsMax ?? nbdConnectionsMax;
     this.#pool = new PayloadPool(options.regions, options.limits?.payloadPoolBytes ?? nbdPayloadPoolBytes);
+    this.#smallWrites = { bytes: 0, bytesMax: options.limits?.smallWriteBytes ?? nbdSmallWriteBytes };
     this.#memory = new SessionMemoryPool(options.regions);
     const { tls } = options;
     const handshake: HandshakePorts = {
@@ -80,6 +84,7 @@ export class NbdServer {
       exports: options.exports,
       handshake,
       pool: this.#pool,
+      smallWrites: this.#smallWrites,
       statistics: this.#statistics,
       log: options.log,
       upgrade: tls?.upgrade,

@@ -38,6 +38,7 @@ import {
   DRAINED,
   NEEDS_BYTES,
   NEEDS_PAYLOAD,
+  type SmallWrites,
   Transmission,
   type TransmissionOwner,
 } from './transmission.ts';
@@ -60,6 +61,7 @@ export interface SessionPorts {
   readonly exports: ExportTable;
   readonly handshake: HandshakePorts;
   readonly pool: PayloadPool;
+  readonly smallWrites: SmallWrites;
   readonly statistics: ServerStatistics;
   readonly log: Logger;
   /** Takes the stream over; rejects after having closed it. */
@@ -307,8 +309,9 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
   #enter(agreement: Agreement): void {
     this.#cancelTimer();
     this.#phase = 'transmission';
-    const { pool, statistics, log, exports } = this.#ports;
-    this.#transmission = new Transmission({ owner: this, queue: this.#queue, pool, statistics }, agreement);
+    const { pool, smallWrites, statistics, log, exports } = this.#ports;
+    const ports = { owner: this, queue: this.#queue, pool, smallWrites, statistics };
+    this.#transmission = new Transmission(ports, agreement);
     this.#progressMs = this.#ports.clock.nowMs();
     exports.opened(agreement.volume, this);
     const { structured, extended, volume } = agreement;

@@ -59,7 +59,14 @@ export interface TransmissionOwner {
   turnMs(): number;
 }
 
+/** Payloads of small writes in flight, of all connections: how much they are, and may be. */
+export interface SmallWrites {
+  bytes: number;
+  readonly bytesMax: number;
+}
+
 export interface TransmissionPorts {
+  readonly smallWrites: SmallWrites;
   readonly owner: TransmissionOwner;
   readonly queue: ReplyQueue;
   readonly pool: PayloadPool;
@@ -71,6 +78,7 @@ export class Transmission implements SlotOwner, PoolWaiter {
   readonly #owner: TransmissionOwner;
   readonly #queue: ReplyQueue;
   readonly #pool: PayloadPool;
+  readonly #smallWrites: SmallWrites;
   readonly #share: PoolShare;
   readonly #statistics: ServerStatistics;
   readonly #writer: ReplyWriter;
@@ -106,6 +114,7 @@ export class Transmission implements SlotOwner, PoolWaiter {
     this.#owner = ports.owner;
     this.#queue = ports.queue;
     this.#pool = ports.pool;
+    this.#smallWrites = ports.smallWrites;
     this.#share = ports.pool.shareOf(agreement.volume);
     this.#statistics = ports.statistics;
     this.#extended = agreement.extended;
@@ -185,6 +194,10 @@ export class Transmission implements SlotOwner, PoolWaiter {
     const inline = lengthBytes <= nbdInlineBytesMax;
     if (command === nbd.CMD_WRITE && inline && input.end - input.start < header + lengthBytes) return NEEDS_BYTES;
     if (this.#freeSlots.length === 0 && this.#slots.length === nbdRequestsInFlightMax) return BLOCKED;
+    const smallWriteBytes = command === nbd.CMD_WRITE && inline ? lengthBytes : 0;
+    const { bytes, bytesMax } = this.#smallWrites;
+    // Never blocked by others alone: nobody would tell.
+    if (smallWriteBytes > 0 && bytes + smallWriteBytes > bytesMax && this.#inFlight > 0) return BLOCKED;
     const replyBytes = command === nbd.CMD_READ && inline ? smallReadReplyBytes(lengthBytes) : BARE_REPLY_BYTES;
     if (!this.#queue.reserve(replyBytes)) return BLOCKED;
     let block = NO_BLOCK;
@@ -200,6 +213,7 @@ export class Transmission implements SlotOwner, PoolWaiter {
     const slot = this.#takeSlot(replyBytes, block);
     if (command === nbd.CMD_WRITE) {
       if (!inline) return this.#beginPayload(input, slot);
+      this.#smallWrites.bytes += lengthBytes;
       slot.region = input.region;
       slot.regionOffset = input.start;
       input.start += lengthBytes;
@@ -387,6 +401,8 @@ export class Transmission implements SlotOwner, PoolWaiter {
     if (slot.block !== NO_BLOCK) {
       this.#pool.release(slot.block);
       slot.block = NO_BLOCK;
+    } else if (slot.command === 'write') {
+      this.#smallWrites.bytes -= slot.lengthBytes;
     }
     this.#queue.unreserve(slot.reservedBytes);
     slot.inUse = false;

@@ -310,6 +310,26 @@ t.test('MEM-1: no more requests are in flight than the limit; the rest waits in 
   t.same(harness.leaks(), []);
 });
 
+t.test(
+  'MEM-6: small writes that wait take no more memory than the limit, and each connection has one at least',
+  async t => {
+    const harness = new Harness({ limits: { smallWriteBytes: 64 * KIB } });
+    const clients = [harness.enter(), harness.enter(), harness.enter()];
+    harness.volume.deferred = true;
+    for (const client of clients) {
+      for (let index = 0; index < 20; index += 1) {
+        client.request(nbd.CMD_WRITE, index * 8192, 8192, { payload: pattern(8192) });
+        harness.loop.run();
+      }
+    }
+    t.equal(harness.volume.waiting.length, 8 + 1 + 1);
+    completeEverything(harness);
+    for (const client of clients) t.equal(client.replies().length, 20);
+    for (const client of clients) client.leave();
+    t.same(harness.leaks(), []);
+  },
+);
+
 t.test('MEM-2: replies that wait for the socket are bounded, and all arrive when it moves again', async t => {
   const harness = new Harness();
   const client = harness.enter({ structuredReplies: true });
