@@ -1,21 +1,19 @@
-/** What is wrong with a node at the moment, for `sledge status`: each problem once, by a key, until it is cleared. */
+/**
+ * What is wrong with a node at the moment, for `sledge status`: each problem once, by a key, until it is cleared. There are
+ * as many as volumes, devices and `damagedBlocksShown` allow.
+ */
 import type { Problem } from '../admin/node-control.ts';
 import type { Device } from '../sled/device.ts';
 
-/** Bounds the list when a device goes bad block by block: the rest is counted. */
-const PROBLEMS_MAX = 50;
+/** Of a device that goes bad block by block not all has to be read: the rest is counted. */
+const PROBLEMS_SHOWN = 50;
 
 export class ProblemList {
   readonly #problems = new Map<string, Problem>();
   readonly #volumes = new Map<string, string>();
-  #more = 0;
 
   /** `volume` names the one that it concerns, where it is just one. */
   add(key: string, problem: Problem, volume?: string): void {
-    if (!this.#problems.has(key) && this.#problems.size >= PROBLEMS_MAX) {
-      this.#more++;
-      return;
-    }
     this.#problems.set(key, problem);
     if (volume !== undefined) this.#volumes.set(key, volume);
   }
@@ -29,15 +27,15 @@ export class ProblemList {
   list(): Problem[] {
     const all = [...this.#problems.values()];
     const sorted = [...all.filter(p => p.severity === 'error'), ...all.filter(p => p.severity === 'warning')];
-    if (this.#more > 0) {
-      sorted.push({
-        severity: 'error',
-        what: `${this.#more} further problems are not listed.`,
-        why: `The list holds ${PROBLEMS_MAX}.`,
-        todo: 'See the log of the server.',
-      });
-    }
-    return sorted;
+    const more = sorted.length - PROBLEMS_SHOWN;
+    if (more <= 0) return sorted;
+    const rest: Problem = {
+      severity: 'error',
+      what: `${more} further problems are not listed.`,
+      why: `The list holds ${PROBLEMS_SHOWN}.`,
+      todo: 'See the log of the server.',
+    };
+    return [...sorted.slice(0, PROBLEMS_SHOWN), rest];
   }
 
   ofVolume(name: string): Problem[] {
