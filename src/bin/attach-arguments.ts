@@ -16,6 +16,18 @@ const REQUEST_TIMEOUT_SECONDS_MAX = 3600;
 /** The longest stall by a lost answer; below the time that a busy disk may take to flush, it would do harm. */
 const REQUEST_TIMEOUT_SECONDS = 4;
 
+/** What says how a device is to be made. */
+const MAKING = [
+  'from',
+  'data',
+  'connections',
+  'timeout',
+  'request-timeout',
+  'read-only',
+  'tls-certificates',
+  'tls-psk',
+] as const;
+
 export interface AttachArguments {
   readonly options: AttachOptions;
   /** The device that was asked for; undefined: any that is free. */
@@ -31,13 +43,17 @@ export function attachArguments(command: Command, input: CommandInput): AttachAr
   const requestTimeout = input.text('request-timeout') ?? String(REQUEST_TIMEOUT_SECONDS);
   const certificates = input.text('tls-certificates');
   const psk = input.text('tls-psk');
+  const target = targetOf(command, input, name);
   if (certificates !== undefined && psk !== undefined) {
     throw usage(command, '--tls-certificates and --tls-psk exclude each other');
+  }
+  if ((certificates !== undefined || psk !== undefined) && target.kind === 'uri' && !parseUri(target.uri).tls) {
+    throw usage(command, '--tls-certificates and --tls-psk go with a URI that begins with nbds: this one means no TLS');
   }
   return {
     index: device === undefined ? undefined : parseDeviceIndex(device),
     options: {
-      target: targetOf(command, input, name),
+      target,
       name,
       connections: parseCount(input.text('connections') ?? '1', '--connections', 1, CONNECTIONS_MAX),
       deadTimeoutSeconds: timeout === undefined ? null : parseCount(timeout, '--timeout', 1, TIMEOUT_SECONDS_MAX),
@@ -47,6 +63,24 @@ export function attachArguments(command: Command, input: CommandInput): AttachAr
       tlsPsk: psk === undefined ? null : resolve(psk),
     },
   };
+}
+
+/** Refuses options that would have no effect. */
+export function checkCombination(command: Command, input: CommandInput): void {
+  for (const other of ['foreground', 'adopt']) {
+    if (input.flag('persist') && input.flag(other)) {
+      throw usage(command, `--persist and --${other} exclude each other: the unit starts a supervisor of its own`);
+    }
+  }
+  const [name, device] = input.positionals;
+  if (!input.flag('adopt')) return;
+  // The supervisor of a unit attaches a volume of that name where there is nothing to adopt.
+  if (input.flag('foreground') && name !== undefined && deviceIndex(name) === undefined) return;
+  const surplus = MAKING.find(option => input.flag(option) || input.text(option) !== undefined);
+  if (surplus !== undefined || device !== undefined) {
+    const what = surplus === undefined ? device : `--${surplus}`;
+    throw usage(command, `--adopt takes a device over as it is: ${what} has no effect`);
+  }
 }
 
 export function parseDeviceIndex(text: string): number {

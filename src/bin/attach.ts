@@ -9,9 +9,9 @@ import { SledgeError } from '../base/errors.ts';
 import { formatBytes } from '../base/units.ts';
 import { AttachDirectory, isSupervised } from '../platform/attach-directory.ts';
 import { READY_DESCRIPTOR, runTool, startInBackground } from '../platform/child-process.ts';
-import { attachArguments, attachWords } from './attach-arguments.ts';
+import { attachArguments, attachWords, checkCombination } from './attach-arguments.ts';
 import type { SupervisedProcess } from './attach-supervisor.ts';
-import { persistUnit } from './attach-unit.ts';
+import { persistUnit, requireSystemd } from './attach-unit.ts';
 import { type Command, type CommandContext, type CommandInput, EXIT_DONE, usage } from './command.ts';
 import { formatDuration, formatTable } from './table.ts';
 
@@ -54,7 +54,8 @@ export const attachCommand: Command = {
   notes: `
 While the server is away, I/O on the device waits; it goes on when the server is back, and no error is
 seen. A volume that grows makes its device grow within seconds. Without its supervisor the device
-works on, up to the next loss of the connection.
+works on, up to the next loss of the connection. Not so under TLS, which is the supervisor's work:
+there I/O waits until --adopt.
 
   sledge attach vol0
   sledge attach vol0 /dev/nbd3 --from nbd://storage.example/vol0 --persist
@@ -64,10 +65,12 @@ works on, up to the next loss of the connection.
 
 async function attach(input: CommandInput, context: CommandContext): Promise<number> {
   const directory = new AttachDirectory(context.env['SLEDGE_RUN_DIRECTORY']);
+  checkCombination(attachCommand, input);
   if (input.flag('list')) return list(directory, input, context);
   if (input.flag('foreground')) return foreground(directory, input, context);
   if (input.flag('adopt')) return adopt(directory, input, context);
   const { options, index } = attachArguments(attachCommand, input);
+  if (input.flag('persist')) requireSystemd();
   const record = await inBackground(attachWords(options, index, '--foreground'), options.name, directory, context);
   const unit = input.flag('persist') ? persistUnit(record) : undefined;
   if (input.json) context.out(`${JSON.stringify({ ...shown(record), ...(unit === undefined ? {} : { unit }) })}\n`);

@@ -121,11 +121,15 @@ export function isSupervised(record: DeviceRecord): boolean {
   return processStart(record.pid) === record.pidStart;
 }
 
-function writeError(path: string, cause: unknown): SledgeError {
+/** `not-permitted` or `io`. */
+export function writeError(path: string, cause: unknown): SledgeError {
   const code = (cause as NodeJS.ErrnoException).code;
   const text = cause instanceof Error ? cause.message : String(cause);
   if (code === 'EACCES' || code === 'EPERM') {
     return new SledgeError('not-permitted', `${path} may not be written: ${text}`, { cause });
   }
-  return new SledgeError('io', `${path} cannot be written: ${text}`, { cause });
+  return new SledgeError('io', `${path} cannot be written: ${text}`, {
+    cause,
+    hint: 'Its file system has to be writable, and to have room.',
+  });
 }

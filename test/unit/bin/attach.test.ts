@@ -1,9 +1,11 @@
 /** The command lines of attach and detach, as far as no kernel is needed: see test/kernel/attach-*.test.ts for the rest. */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import t from 'tap';
+import type { DeviceRecord } from '../../../src/attach/device-record.ts';
 import { attachCommand } from '../../../src/bin/attach.ts';
 import { attachArguments, attachWords } from '../../../src/bin/attach-arguments.ts';
+import { forgetUnit, persistUnit, requireSystemd } from '../../../src/bin/attach-unit.ts';
 import { CommandInput } from '../../../src/bin/command.ts';
 import { CommandRun } from '../../support/command-run.ts';
 import { temporaryDirectory } from '../../support/temporary-directory.ts';
@@ -62,6 +64,14 @@ t.test('wrong command lines are refused before anything is done', async t => {
     [['vol0', '--request-timeout', '0'], 'usage'],
     [['vol0', '--connections', '17'], 'usage'],
     [['vol0', '--tls-psk', 'a', '--tls-certificates', 'b'], 'usage'],
+    [['vol0', '--from', 'nbd://h/v', '--tls-certificates', 'b'], 'usage'],
+    [['vol0', '--from', 'nbd+unix:///v?socket=s', '--tls-psk', 'a'], 'usage'],
+    [['vol0', '--persist', '--foreground'], 'usage'],
+    [['vol0', '--persist', '--adopt'], 'usage'],
+    [['--adopt', '--read-only'], 'usage'],
+    [['vol0', '--adopt', '--from', 'nbd://h/v'], 'usage'],
+    [['vol0', '/dev/nbd0', '--adopt'], 'usage'],
+    [['/dev/nbd0', '--adopt', '--foreground', '--timeout', '5'], 'usage'],
   ];
   for (const [argv, code] of wrong) {
     const run = new CommandRun();
@@ -88,4 +98,30 @@ t.test('nothing attached: the list is empty, nothing is adopted, nothing can be 
   mkdirSync(join(directory, 'run'));
   writeFileSync(join(directory, 'run', 'nbd0.json'), '{"format":1');
   t.match(await run('attach', '--list'), { code: 0, out: 'no devices\n' });
+});
+
+t.test('the unit of a device is written where systemd runs, and removed by whoever may', async t => {
+  const directory = temporaryDirectory(t);
+  requireSystemd(directory);
+  t.throws(() => requireSystemd(join(directory, 'none')), { code: 'not-supported' });
+  const { options } = parsed('vol0', '/dev/nbd4000', '--data', directory);
+  const record = { index: 4000, options } as DeviceRecord;
+  const units = join(directory, 'units');
+  const path = persistUnit(record, units);
+  t.match(readFileSync(path, 'utf8'), /ExecStart=.* attach vol0 \/dev\/nbd4000 .* --adopt --foreground/);
+  t.throws(() => persistUnit(record, path), { code: 'io', message: /is attached/, hint: /writable/ });
+  const nobody = 65534;
+  if (process.getuid?.() === 0) {
+    // This process as another user, as far as files are concerned.
+    chmodSync(directory, 0o755);
+    process.seteuid?.(nobody);
+    try {
+      t.throws(() => forgetUnit('vol0', units), { code: 'not-permitted' });
+    } finally {
+      process.seteuid?.(0);
+    }
+  }
+  t.ok(forgetUnit('vol0', units));
+  t.notOk(existsSync(path));
+  t.notOk(forgetUnit('vol0', units));
 });
