@@ -121,18 +121,27 @@ export class Supervisor {
 
   /** The kernel says that one of the device's connections has died. */
   linkDied(): void {
-    if (this.#state === 'ended') return;
-    this.#missing = Math.min(this.#missing + 1, this.#connections);
-    if (this.#state === 'reconnecting') return;
-    this.#state = 'reconnecting';
-    this.#ports.log('warn', 'a connection was lost');
-    this.#schedule(this.#ports.policy.lost(this.#ports.clock.nowMs()));
-    this.#changed();
+    this.#lost(1, 'a connection was lost');
+  }
+
+  /** What the kernel said was lost: each connection may have died, and is offered a successor, as with an adopted device. */
+  eventsLost(): void {
+    this.#lost(this.#connections, 'events of the kernel were lost');
   }
 
   /** The device stays as it is; nobody reconnects it any more. */
   stop(): void {
     this.#end('stopped');
+  }
+
+  #lost(connections: number, message: string): void {
+    if (this.#state === 'ended') return;
+    this.#missing = Math.min(this.#missing + connections, this.#connections);
+    if (this.#state === 'reconnecting') return;
+    this.#state = 'reconnecting';
+    this.#ports.log('warn', message);
+    this.#schedule(this.#ports.policy.lost(this.#ports.clock.nowMs()));
+    this.#changed();
   }
 
   #schedule(delayMs: number): void {

@@ -24,8 +24,14 @@ const EAGAIN = 11;
 const PAIR_BUFFER_BYTES = 4 * 1024 * 1024;
 const NOTHING = new Uint8Array(0);
 
-/** Of each relay of this process: ends it if the kernel has shut its end. */
-const relays = new Set<() => void>();
+interface OpenRelay {
+  end(): void;
+  /** If the kernel has shut its end. */
+  endIfShut(): void;
+}
+
+/** Those of this process, which lives as long as it has any. */
+const relays = new Set<OpenRelay>();
 
 export const TlsRelay = {
   /** A connection under TLS, with the kernel's end of the relay as its socket. */
@@ -48,7 +54,12 @@ export const TlsRelay = {
   },
 
   endThoseShut(): void {
-    for (const endIfShut of relays) endIfShut();
+    for (const open of relays) open.endIfShut();
+  },
+
+  /** With the supervisor: nobody would tell when the kernel shuts its ends. */
+  endAll(): void {
+    for (const open of relays) open.end();
   },
 
   async inquire(uri: NbdUri, material: TlsClientMaterial | undefined, timeoutMs: number): Promise<number> {
@@ -70,22 +81,24 @@ function relay(upstream: Socket, reset: () => void): number {
   const [kernelEnd, ourEnd] = pair;
   for (const fd of pair) addon.tune(fd, PAIR_BUFFER_BYTES);
   const local = new Socket({ fd: ourEnd, readable: true, writable: true });
-  const end = (): void => {
-    relays.delete(endIfShut);
-    local.destroy();
-    reset();
-    upstream.destroy();
+  const open: OpenRelay = {
+    end() {
+      relays.delete(open);
+      local.destroy();
+      reset();
+      upstream.destroy();
+    },
+    endIfShut() {
+      // Where nothing could be sent any more, sending nothing fails.
+      const result = addon.sendBytes(ourEnd, NOTHING, 0, 0);
+      if (result < 0 && result !== -EAGAIN) open.end();
+    },
   };
-  // Where nothing could be sent any more, sending nothing fails.
-  const endIfShut = (): void => {
-    const result = addon.sendBytes(ourEnd, NOTHING, 0, 0);
-    if (result < 0 && result !== -EAGAIN) end();
-  };
-  relays.add(endIfShut);
+  relays.add(open);
   for (const socket of [local, upstream]) {
-    socket.on('error', end);
-    socket.on('close', end);
-    socket.on('end', end);
+    socket.on('error', open.end);
+    socket.on('close', open.end);
+    socket.on('end', open.end);
   }
   local.pipe(upstream);
   upstream.pipe(local);

@@ -188,6 +188,24 @@ t.test('what a relay holds of a connection that was given up does not arrive lat
   t.ok(Number(volume['lastOp']) < 3, `${volume['lastOp']} writes arrived, of those that were on the wire`);
 });
 
+t.test('relays end with their supervisor', async t => {
+  const { dataDirectory, connector } = await startServerWithKeys(t);
+  const ends = [];
+  for (let i = 0; i < 2; i++) {
+    const kernel = new Socket({ fd: (await connector.connect()).socket, readable: true, writable: true });
+    kernel.on('error', () => {});
+    ends.push(new Promise<void>(resolve => kernel.once('close', () => resolve())));
+    kernel.resume();
+  }
+  TlsRelay.endAll();
+  await Promise.all(ends);
+  let connections = -1;
+  for (let tries = 0; tries < 20 && connections !== 0; tries++) {
+    connections = Number((await sledgeJson(dataDirectory, 'volume', 'show', 'disk'))['connections']);
+  }
+  t.equal(connections, 0);
+});
+
 t.test('pre-shared keys', async t => {
   const { server, keys, connector } = await startServerWithKeys(t);
   const connection = await connector.connect();

@@ -213,6 +213,17 @@ t.test('a link that dies while its successor is made is not forgotten', async t 
   t.equal(world.supervisor.report.state, 'connected');
 });
 
+t.test('when events were lost, each link is offered a successor', async t => {
+  const world = new World({ connections: 3 });
+  world.supervisor.start();
+  world.dead = 2;
+  world.supervisor.eventsLost();
+  await world.clock.pass(0);
+  t.equal(world.dead, 0);
+  t.equal(world.connects, 3);
+  t.match(world.supervisor.report, { state: 'connected' });
+});
+
 t.test('an adopted device is offered a successor for each connection', async t => {
   const world = new World({ connections: 2, isAdopted: true });
   world.dead = 1;
