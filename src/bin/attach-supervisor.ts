@@ -9,17 +9,16 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { ServerLog } from '../admin/log.ts';
-import { deviceGeometry } from '../attach/device-geometry.ts';
+import { deviceGeometry, type Geometry } from '../attach/device-geometry.ts';
 import { type AttachOptions, type DeviceRecord, devicePath } from '../attach/device-record.ts';
 import { TIMEOUT_SECONDS_MAX } from '../attach/nbd-netlink.ts';
 import { type Connection, Supervisor, type SupervisorEnd, type SupervisorReport } from '../attach/supervisor.ts';
-import { SledgeError } from '../base/errors.ts';
+import { type ErrorCode, SledgeError } from '../base/errors.ts';
 import { ReconnectPolicy } from '../base/reconnect-policy.ts';
 import { formatNbdUri } from '../nbd-server-protocol/uri.ts';
 import { AttachConnector } from '../platform/attach-connector.ts';
 import { type AttachDirectory, isCurrent, isSupervised } from '../platform/attach-directory.ts';
 import { runTool } from '../platform/child-process.ts';
-import type { FirstConnection } from '../platform/client-negotiation.ts';
 import { hasDeviceNode, isConnected, processStart } from '../platform/nbd-devices.ts';
 import { NbdKernel } from '../platform/nbd-kernel.ts';
 import { SystemClock } from '../platform/system-clock.ts';
@@ -30,13 +29,16 @@ import { findServer, tlsMaterial } from './attach-server.ts';
 const INQUIRY_MS = 2000;
 const TLS_INQUIRY_MS = 5000;
 
+/** A server that is not there, or not for long any more. */
+const ABSENT: ReadonlySet<ErrorCode> = new Set(['not-running', 'connection-failed', 'shutting-down']);
+
 export interface SupervisedProcess {
   readonly directory: AttachDirectory;
   readonly pid: number;
   readonly log: ServerLog;
   /** Nobody looks on: a server that is not there yet is waited for. */
   readonly isService: boolean;
-  /** Aborted by SIGINT and SIGTERM. */
+  /** Aborted by SIGINT and SIGTERM; its reason is for when there is no device yet. */
   readonly signal: AbortSignal;
   /** The device can be used. */
   ready(record: DeviceRecord): void;
@@ -48,7 +50,7 @@ export async function superviseNew(
   index: number | undefined,
   around: SupervisedProcess,
 ): Promise<SupervisorEnd> {
-  const { directory, log, pid } = around;
+  const { directory, log, pid, signal } = around;
   const refuse = () => {
     refuseTwice(options, directory);
     refuseConnected(index);
@@ -59,15 +61,18 @@ export async function superviseNew(
     const device = new SupervisedKernelDevice(kernel, around);
     const connector = await whenServed(around, async () => {
       const found = await AttachConnector.make(() => findServer(options), tlsMaterial(options));
-      directory.prepare();
-      const unlock = await directory.lock();
-      try {
-        refuse();
-        device.record = await makeDevice(kernel, found, options, index, pid);
-        writeFirst(kernel, directory, device.record);
-      } finally {
-        unlock();
-      }
+      await whileConnected(found, options, signal, async parts => {
+        directory.prepare();
+        const unlock = await directory.lock();
+        try {
+          refuse();
+          signal.throwIfAborted();
+          device.record = makeDevice(kernel, parts, options, index, pid);
+          writeFirst(kernel, directory, device.record);
+        } finally {
+          unlock();
+        }
+      });
       return found;
     });
     log.info({ device: devicePath(device.record.index), server: formatNbdUri(connector.uri) }, 'attached');
@@ -77,17 +82,19 @@ export async function superviseNew(
   }
 }
 
-/** Tries again what fails because the server is not there, where that is to be waited for. */
-async function whenServed<T>({ isService, log, signal }: SupervisedProcess, attach: () => Promise<T>): Promise<T> {
+/** Tries again what fails because the server is not there, where that is to be waited for; until the signal is aborted. */
+export async function whenServed<T>(
+  { isService, log, signal }: Pick<SupervisedProcess, 'isService' | 'log' | 'signal'>,
+  attach: () => Promise<T>,
+): Promise<T> {
   const policy = new ReconnectPolicy(Math.random);
   for (;;) {
     try {
       return await attach();
     } catch (error) {
-      const isAbsent = error instanceof SledgeError && ['not-running', 'connection-failed'].includes(error.code);
-      if (!isService || !isAbsent || signal.aborted) throw error;
+      if (!isService || !(error instanceof SledgeError) || !ABSENT.has(error.code)) throw error;
       log.debug({ err: error }, 'the server is not there yet');
-      await pause(policy.failed());
+      await pause(policy.failed(), undefined, { signal }).catch(() => signal.throwIfAborted());
     }
   }
 }
@@ -150,51 +157,71 @@ function refuseConnected(index: number | undefined): void {
   });
 }
 
-async function makeDevice(
-  kernel: NbdKernel,
+/** What a device is made of. */
+interface DeviceParts extends Geometry {
+  readonly sizeBytes: number;
+  readonly volumeMade: string | undefined;
+  readonly sockets: readonly number[];
+}
+
+/** Makes the connections of a device. When `use` is over, only the kernel holds them, if it took them. */
+async function whileConnected(
   connector: AttachConnector,
   options: AttachOptions,
-  wantedIndex: number | undefined,
-  pid: number,
-): Promise<DeviceRecord> {
+  signal: AbortSignal,
+  use: (parts: DeviceParts) => Promise<void>,
+): Promise<void> {
   const connections: Connection[] = [];
   try {
-    const first: FirstConnection = await connector.connect();
+    const first = await connector.connect();
     connections.push(first);
-    const { sizeBytes } = first;
-    const { blockBytes, transmissionFlags } = deviceGeometry(first, options.connections, options.readOnly);
-    while (connections.length < options.connections) connections.push(await connector.connect());
-    const backend = `sledge:${randomUUID()}`;
-    const index = kernel.connect({
-      index: wantedIndex,
-      sizeBytes,
-      blockBytes,
-      transmissionFlags,
-      requestTimeoutSeconds: options.requestTimeoutSeconds,
-      deadTimeoutSeconds: options.deadTimeoutSeconds ?? TIMEOUT_SECONDS_MAX,
-      backend,
-      sockets: connections.map(connection => connection.socket),
-    });
-    const now = new Date().toISOString();
-    return {
-      format: 1,
-      index,
-      backend,
-      options,
-      volumeMade: connector.volumeMade,
-      sizeBytes,
-      transmissionFlags,
-      pid,
-      pidStart: processStart(pid) ?? 0,
-      state: 'connected',
-      stateSince: now,
-      reconnects: 0,
-      lastError: '',
-      attachedAt: now,
-    };
+    const geometry = deviceGeometry(first, options.connections, options.readOnly);
+    while (connections.length < options.connections) {
+      signal.throwIfAborted();
+      connections.push(await connector.connect());
+    }
+    const sockets = connections.map(connection => connection.socket);
+    await use({ ...geometry, sizeBytes: first.sizeBytes, volumeMade: connector.volumeMade, sockets });
   } finally {
     for (const connection of connections) connection.release();
   }
+}
+
+function makeDevice(
+  kernel: NbdKernel,
+  { sizeBytes, blockBytes, transmissionFlags, volumeMade, sockets }: DeviceParts,
+  options: AttachOptions,
+  wantedIndex: number | undefined,
+  pid: number,
+): DeviceRecord {
+  const backend = `sledge:${randomUUID()}`;
+  const index = kernel.connect({
+    index: wantedIndex,
+    sizeBytes,
+    blockBytes,
+    transmissionFlags,
+    requestTimeoutSeconds: options.requestTimeoutSeconds,
+    deadTimeoutSeconds: options.deadTimeoutSeconds ?? TIMEOUT_SECONDS_MAX,
+    backend,
+    sockets,
+  });
+  const now = new Date().toISOString();
+  return {
+    format: 1,
+    index,
+    backend,
+    options,
+    volumeMade,
+    sizeBytes,
+    transmissionFlags,
+    pid,
+    pidStart: processStart(pid) ?? 0,
+    state: 'connected',
+    stateSince: now,
+    reconnects: 0,
+    lastError: '',
+    attachedAt: now,
+  };
 }
 
 /** One device under supervision. Listens for dead connections from its making on, so that none is missed. */
@@ -205,15 +232,16 @@ class SupervisedKernelDevice {
   readonly #around: SupervisedProcess;
   readonly #clock = new SystemClock();
   #supervisor: Supervisor | undefined;
-  /** Events that came before there was a supervisor to tell, by device. */
+  /** Events that came before there was a supervisor to tell, by device; and whether some were lost. */
   readonly #early: number[] = [];
+  #wereEventsLost = false;
 
   constructor(kernel: NbdKernel, around: SupervisedProcess) {
     this.#kernel = kernel;
     this.#around = around;
     kernel.watchLinks(
       index => this.#linkDied(index),
-      () => this.#linkDied(this.record.index),
+      () => this.#eventsLost(),
     );
   }
 
@@ -249,10 +277,12 @@ class SupervisedKernelDevice {
       signal.addEventListener('abort', () => supervisor.stop());
       supervisor.start();
       for (const early of this.#early) this.#linkDied(early);
+      if (this.#wereEventsLost) this.#eventsLost();
       this.#around.ready(this.record);
       if (signal.aborted) supervisor.stop();
     });
-    if (end === 'detached') directory.remove(index);
+    TlsRelay.endAll();
+    if (end === 'detached') await this.#forget();
     log.info({ device: devicePath(index) }, end);
     return end;
   }
@@ -261,6 +291,12 @@ class SupervisedKernelDevice {
     TlsRelay.endThoseShut();
     if (this.#supervisor === undefined) this.#early.push(index);
     else if (index === this.record.index) this.#supervisor.linkDied();
+  }
+
+  #eventsLost(): void {
+    TlsRelay.endThoseShut();
+    if (this.#supervisor === undefined) this.#wereEventsLost = true;
+    else this.#supervisor.eventsLost();
   }
 
   #isInCharge(): boolean {
@@ -279,11 +315,22 @@ class SupervisedKernelDevice {
       reconnects: report.reconnects,
       lastError: report.lastError,
     };
+    // Under the device's number there may be another one by now, with a supervisor of its own.
+    if (!this.#isInCharge()) return;
     try {
       this.#around.directory.write(this.record);
     } catch (error) {
       // The device matters, its record does not.
       this.#around.log.warn({ err: error }, 'the record could not be written');
+    }
+  }
+
+  async #forget(): Promise<void> {
+    try {
+      await this.#around.directory.remove(this.record);
+    } catch (error) {
+      // What is left of it counts for nothing: the device is gone.
+      this.#around.log.warn({ err: error }, 'the record could not be removed');
     }
   }
 

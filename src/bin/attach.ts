@@ -122,7 +122,7 @@ async function foreground(directory: AttachDirectory, input: CommandInput, conte
   const { createLog } = await import('../admin/log.ts');
   const log = createLog(input.json ? 'json' : 'text', 'info');
   const controller = new AbortController();
-  const stop = (): void => controller.abort();
+  const stop = (): void => controller.abort(new SledgeError('cancelled', 'stopped before there was a device'));
   context.signals.on('SIGINT', stop);
   context.signals.on('SIGTERM', stop);
   stayAlive();

@@ -48,10 +48,12 @@ async function detach(input: CommandInput, context: CommandContext): Promise<num
       hint: 'Unmount it first.',
     });
   }
+  // Of a stranger's device, what is left of one that had its number before.
+  const left = record ?? directory.read(index);
   disconnect(index);
   if (record !== undefined) await endSupervisor(record);
   await released(index);
-  directory.remove(index);
+  if (left !== undefined) await directory.remove(left);
   if (record !== undefined) rmSync(directory.logPath(record.options.name), { force: true });
   const forgotten = input.flag('forget') && forgetUnit(record?.options.name ?? text);
   if (input.json) context.out(`${JSON.stringify({ detached: devicePath(index), forgotten })}\n`);

@@ -7,12 +7,14 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type DeviceRecord, parseDeviceRecord } from '../attach/device-record.ts';
 import { SledgeError } from '../base/errors.ts';
-import { lockFile } from './file-lock.ts';
+import { lockFile, lockHolder } from './file-lock.ts';
 import { deviceBackend, isConnected, processStart } from './nbd-devices.ts';
+import { errnoOf, systemError } from './system-error.ts';
 
 export const ATTACH_DIRECTORY = '/run/sledge';
-/** Making a device takes some handshakes, each with an end to its waiting. */
+/** Nobody waits for a server under the lock: what is done there takes milliseconds. */
 const LOCK_MS = 30_000;
+const EAGAIN = 11;
 
 export class AttachDirectory {
   readonly path: string;
@@ -39,22 +41,29 @@ export class AttachDirectory {
   /**
    * Resolves when no other process makes a device, with the call that lets the next one. From the look at who is attached to
    * the record of a new device: otherwise two could make one of the same volume. The lock is on the directory itself.
+   * Rejects with `device-in-use` after `timeoutMs`, `not-permitted` or `io`.
    */
-  async lock(): Promise<() => void> {
+  async lock(timeoutMs = LOCK_MS): Promise<() => void> {
     let fd: number;
     try {
       fd = openSync(this.path, 'r');
     } catch (error) {
       throw writeError(this.path, error);
     }
-    for (const end = performance.now() + LOCK_MS; ; await pause(20)) {
+    for (const end = performance.now() + timeoutMs; ; await pause(20)) {
       try {
         lockFile(fd);
         return () => closeSync(fd);
       } catch (cause) {
-        if (performance.now() < end) continue;
+        const isHeld = errnoOf(cause) === EAGAIN;
+        if (isHeld && performance.now() < end) continue;
+        const holder = lockHolder(fd);
         closeSync(fd);
-        throw new SledgeError('device-in-use', 'another `sledge attach` does not come to an end', { cause });
+        if (!isHeld) throw systemError('io', `${this.path} cannot be locked`, errnoOf(cause), cause);
+        throw new SledgeError('device-in-use', `another process holds the lock of ${this.path} and does not let go`, {
+          cause,
+          hint: `End it (${holder === undefined ? `fuser -v ${this.path} names it` : `kill ${holder}`}), and try again.`,
+        });
       }
     }
   }
@@ -88,9 +97,18 @@ export class AttachDirectory {
       .sort((a, b) => a.index - b.index);
   }
 
-  /** Without the log, in which it may stand why the device went. */
-  remove(index: number): void {
-    rmSync(this.#recordPath(index), { force: true });
+  /**
+   * For a device that is gone; by now another one may have its number, and a record of its own, which stays. The log stays
+   * as well: it may say why the device went. Rejects as `lock` does.
+   */
+  async remove({ index, backend }: DeviceRecord): Promise<void> {
+    if (this.read(index)?.backend !== backend) return;
+    const unlock = await this.lock();
+    try {
+      if (this.read(index)?.backend === backend) rmSync(this.#recordPath(index), { force: true });
+    } finally {
+      unlock();
+    }
   }
 
   #indexes(): number[] {
