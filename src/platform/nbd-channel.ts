@@ -9,7 +9,7 @@ import { ETIMEDOUT } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import type { NbdEndpoint } from '../nbd-server-protocol/uri.ts';
 import { addon, type NativeWatch } from './addon.ts';
-import { printAddress, tcpAddress, unixAddress } from './socket-address.ts';
+import { printAddress, type SocketAddress, tcpAddresses, unixAddress } from './socket-address.ts';
 import { systemError } from './system-error.ts';
 
 const EAGAIN = 11;
@@ -29,22 +29,37 @@ export class NbdChannel {
     this.#endpoint = endpoint;
     this.#fd = fd;
     this.#watch = new addon.DescriptorWatch(fd, () => this.#wake());
-    this.#deadline = setTimeout(() => {
-      this.#isLate = true;
-      this.#wake();
-    }, timeoutMs);
+    this.#startDeadline(timeoutMs);
   }
 
-  /** `timeoutMs` is for all that is done with the channel. Rejects with `connection-failed` or `bad-address`. */
+  /**
+   * `timeoutMs` is for all that is done with the channel. The addresses of a host are tried one after the other, each with
+   * its share of what is left of the time. Rejects with `connection-failed`, or with `bad-address` for a path that is none.
+   */
   static async connect(endpoint: NbdEndpoint, timeoutMs: number): Promise<NbdChannel> {
-    const { kind } = endpoint;
-    const address = kind === 'tcp' ? await tcpAddress(endpoint.host, endpoint.port) : unixAddress(endpoint.path);
+    const end = performance.now() + timeoutMs;
+    const addresses =
+      endpoint.kind === 'tcp' ? await lookUp(endpoint.host, endpoint.port) : [unixAddress(endpoint.path)];
+    const leftMs = (): number => Math.max(0, end - performance.now());
+    for (let tries = addresses.length; ; tries--) {
+      try {
+        const address = addresses[addresses.length - tries];
+        const channel = await NbdChannel.#connectTo(endpoint, address, leftMs() / tries);
+        channel.#startDeadline(leftMs());
+        return channel;
+      } catch (error) {
+        if (tries === 1) throw error;
+      }
+    }
+  }
+
+  static async #connectTo(endpoint: NbdEndpoint, address: SocketAddress, timeoutMs: number): Promise<NbdChannel> {
     const fd = addon.socketFor(address.bytes, address.length);
     if (fd < 0) throw systemError('connection-failed', `cannot make a socket for ${printAddress(endpoint)}`, fd);
     const channel = new NbdChannel(endpoint, fd, timeoutMs);
     try {
       addon.tune(fd, UNIX_BUFFER_BYTES);
-      if (kind === 'tcp') addon.setLinkOptions(fd);
+      if (endpoint.kind === 'tcp') addon.setLinkOptions(fd);
       let result = addon.startConnect(fd, address.bytes, address.length);
       if (result === -EINPROGRESS) {
         await channel.#ready('writable');
@@ -100,6 +115,14 @@ export class NbdChannel {
     this.#fd = -1;
   }
 
+  #startDeadline(timeoutMs: number): void {
+    clearTimeout(this.#deadline);
+    this.#deadline = setTimeout(() => {
+      this.#isLate = true;
+      this.#wake();
+    }, timeoutMs);
+  }
+
   async #ready(what: 'readable' | 'writable'): Promise<void> {
     await new Promise<void>(resolve => {
       this.#wake = resolve;
@@ -111,5 +134,15 @@ export class NbdChannel {
 
   #error(what: string, errno: number): SledgeError {
     return systemError('connection-failed', `${what} ${printAddress(this.#endpoint)}`, errno);
+  }
+}
+
+async function lookUp(host: string, port: number): Promise<SocketAddress[]> {
+  try {
+    return await tcpAddresses(host, port);
+  } catch (error) {
+    // A name that nobody knows may be known when the network is there.
+    if (error instanceof SledgeError) throw new SledgeError('connection-failed', error.message, { cause: error });
+    throw error;
   }
 }

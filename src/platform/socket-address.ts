@@ -1,4 +1,5 @@
 /** Addresses of sockets: names are looked up here (without blocking), the addon takes numbers; and how peers are shown. */
+import type { LookupAddress } from 'node:dns';
 import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { SledgeError } from '../base/errors.ts';
@@ -22,16 +23,25 @@ export function isEveryAddress(host: string): boolean {
 
 /** The first address that `host` (a number or a name) stands for. Rejects with `bad-address`. */
 export async function tcpAddress(host: string, port: number): Promise<SocketAddress> {
-  let numeric = isEveryAddress(host) ? '::' : host;
-  if (isIP(numeric) === 0) {
-    try {
-      numeric = (await lookup(numeric)).address;
-    } catch (error) {
-      throw new SledgeError('bad-address', `the host name ${host} has no address`, { cause: error });
-    }
+  return (await tcpAddresses(host, port))[0];
+}
+
+/** All of them, at least one, in the order in which they are to be tried. Rejects with `bad-address`. */
+export async function tcpAddresses(host: string, port: number): Promise<SocketAddress[]> {
+  const numeric = isEveryAddress(host) ? '::' : host;
+  if (isIP(numeric) !== 0) return [numericAddress(numeric, port)];
+  let found: LookupAddress[];
+  try {
+    found = await lookup(host, { all: true });
+  } catch (error) {
+    throw new SledgeError('bad-address', `the host name ${host} has no address`, { cause: error });
   }
+  return found.map(({ address }) => numericAddress(address, port));
+}
+
+function numericAddress(host: string, port: number): SocketAddress {
   const bytes = new Uint8Array(SOCKADDR_BYTES_MAX);
-  const length = addon.encodeTcpAddress(numeric, port, bytes);
+  const length = addon.encodeTcpAddress(host, port, bytes);
   if (length < 0) throw systemError('bad-address', `${host} with port ${port} is not an address`, length);
   return { bytes, length };
 }
