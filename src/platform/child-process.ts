@@ -10,11 +10,13 @@ const EACCES = 13;
 
 /** The child writes one line to this descriptor when it is ready, or cannot become so. */
 export const READY_DESCRIPTOR = 3;
+/** A log that is longer is begun anew. */
 const LOG_BYTES_MAX = 1024 * 1024;
 
 /**
- * Starts a process that outlives this one, away from any directory that may be unmounted, with its outputs appended to a log, and gives the first line that it writes to
- * READY_DESCRIPTOR. Rejects with `io` where it ends without one.
+ * Starts a process that outlives this one, away from any directory that may be unmounted, with its outputs appended to a
+ * log. Gives the first line that it writes to READY_DESCRIPTOR; rejects with `io` where it ends without one. To a service
+ * manager it says nothing: where there is one, it waits for this process.
  */
 export async function startInBackground(
   program: string,
@@ -23,7 +25,13 @@ export async function startInBackground(
   logPath: string,
 ): Promise<string> {
   const log = openLog(logPath);
-  const child = spawn(program, args, { detached: true, stdio: ['ignore', log, log, 'pipe'], env, cwd: '/' });
+  const { NOTIFY_SOCKET: _, ...inherited } = env;
+  const child = spawn(program, args, {
+    detached: true,
+    stdio: ['ignore', log, log, 'pipe'],
+    env: inherited,
+    cwd: '/',
+  });
   closeSync(log);
   const ended = new Promise<string>(resolve => {
     child.once('error', error => resolve(error.message));
