@@ -50,10 +50,10 @@ const SOCKET_ITEM = 1;
 const SOCKET_DESCRIPTOR = 1;
 
 /**
- * "For ever" in seconds. The driver multiplies by its ticks and keeps the product in a long, and 0 means no waiting at
- * all; 68 years are within bounds for both.
+ * The longest time to wait, which stands for "for ever", too: more than 31 years. The driver multiplies by its ticks and
+ * keeps the product in a long; 0 means no waiting at all.
  */
-export const TIMEOUT_SECONDS_MAX = 2 ** 31;
+export const TIMEOUT_SECONDS_MAX = 999_999_999;
 
 /** How the kernel's NBD family is addressed: given by the controller when the module is loaded. */
 export interface NbdFamily {

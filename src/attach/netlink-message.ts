@@ -129,7 +129,7 @@ function parseMessage(bytes: Uint8Array, view: DataView): NetlinkMessage | undef
   return { kind: 'generic', family: type, sequence, command, attributes };
 }
 
-/** Attributes that were received. Those of a type that occurs twice are both in `all`; the getters take the last one. */
+/** Attributes that were received. Of a type that occurs twice, the getters take the last one. */
 export class Attributes {
   readonly #found: (readonly [type: number, payload: Uint8Array])[] = [];
 

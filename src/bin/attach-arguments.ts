@@ -5,13 +5,13 @@
 import { resolve } from 'node:path';
 import { checkVolumeName } from '../admin/volume-rules.ts';
 import { type AttachOptions, type AttachTarget, deviceIndex, devicePath } from '../attach/device-record.ts';
+import { TIMEOUT_SECONDS_MAX } from '../attach/nbd-netlink.ts';
 import { SledgeError } from '../base/errors.ts';
 import { formatNbdUri, type NbdUri, parseNbdUri } from '../nbd-server-protocol/uri.ts';
 import { parseCount } from './arguments.ts';
 import { type Command, type CommandInput, usage } from './command.ts';
 
 const CONNECTIONS_MAX = 16;
-const TIMEOUT_SECONDS_MAX = 999_999_999;
 const REQUEST_TIMEOUT_SECONDS_MAX = 3600;
 /** The longest stall by a lost answer; below the time that a busy disk may take to flush, it would do harm. */
 const REQUEST_TIMEOUT_SECONDS = 4;

@@ -5,8 +5,6 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { devicePath } from '../attach/device-record.ts';
 
-const SECTOR_BYTES = 512;
-
 /** A device is connected from the moment its connections are handed over until the last user of it has closed it. */
 export function isConnected(index: number): boolean {
   return existsSync(`/sys/block/nbd${index}/pid`);
@@ -15,10 +13,6 @@ export function isConnected(index: number): boolean {
 /** What CONNECT named as the backend; undefined where it named none, or the device is not connected. */
 export function deviceBackend(index: number): string | undefined {
   return read(`/sys/block/nbd${index}/backend`)?.trim();
-}
-
-export function deviceSizeBytes(index: number): number {
-  return Number(read(`/sys/block/nbd${index}/size`) ?? '0') * SECTOR_BYTES;
 }
 
 /** What a device is used for, in words for a message; empty when nothing is known to use it. */
@@ -38,15 +32,6 @@ export function deviceUsers(index: number): string[] {
     for (const holder of list(`${directory}/holders`)) users.push(`held by ${holder}`);
   }
   return users;
-}
-
-/** The numbers of all devices that there are. */
-export function deviceIndexes(): number[] {
-  return list('/sys/block')
-    .map(name => /^nbd(\d+)$/.exec(name)?.[1])
-    .filter(number => number !== undefined)
-    .map(Number)
-    .sort((a, b) => a - b);
 }
 
 export function hasDeviceNode(index: number): boolean {
