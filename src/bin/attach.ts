@@ -7,12 +7,12 @@ import { errorBody, errorOfBody } from '../admin/error-status.ts';
 import { type AttachOptions, type DeviceRecord, deviceIndex, devicePath } from '../attach/device-record.ts';
 import { SledgeError } from '../base/errors.ts';
 import { formatBytes } from '../base/units.ts';
-import { AttachDirectory, isSupervised } from '../platform/attach-directory.ts';
+import { AttachDirectory, isSupervised, notAttached } from '../platform/attach-directory.ts';
 import { READY_DESCRIPTOR, runTool, startInBackground } from '../platform/child-process.ts';
 import { attachArguments, attachWords, checkCombination } from './attach-arguments.ts';
 import type { SupervisedProcess } from './attach-supervisor.ts';
 import { persistUnit, requireSystemd } from './attach-unit.ts';
-import { type Command, type CommandContext, type CommandInput, EXIT_DONE, usage } from './command.ts';
+import { type Command, type CommandContext, type CommandInput, EXIT_DONE, EXIT_FAILED, usage } from './command.ts';
 import { formatDuration, formatTable } from './table.ts';
 
 /** Set for the process in the background: it says on READY_DESCRIPTOR how it went. */
@@ -83,21 +83,54 @@ async function attach(input: CommandInput, context: CommandContext): Promise<num
 
 async function adopt(directory: AttachDirectory, input: CommandInput, context: CommandContext): Promise<number> {
   const [name] = input.positionals;
-  const records = name === undefined ? directory.list().filter(record => !isSupervised(record)) : [];
-  if (name !== undefined) {
-    const record = findRecord(directory, name);
-    if (record === undefined) throw notAttached(name);
-    records.push(record);
-  }
-  const adopted: DeviceRecord[] = [];
-  for (const { index, options } of records) {
+  const start = async ({ index, options }: DeviceRecord): Promise<DeviceRecord> => {
     const words = ['attach', devicePath(index), '--adopt', '--foreground'];
-    adopted.push(await inBackground(words, options.name, directory, context));
+    return await inBackground(words, options.name, directory, context);
+  };
+  if (name === undefined) {
+    const orphans = directory.list().filter(record => !isSupervised(record));
+    return report(await adoptEach(orphans, start), input, context);
   }
-  if (input.json) context.out(`${JSON.stringify({ adopted: adopted.map(shown) })}\n`);
-  else if (adopted.length === 0) context.out('nothing to adopt\n');
-  else for (const record of adopted) context.out(`${devicePath(record.index)}: ${record.options.name} adopted\n`);
-  return EXIT_DONE;
+  const record = directory.find(name);
+  if (record === undefined) throw notAttached(name);
+  return report({ adopted: [await start(record)], failed: [] }, input, context);
+}
+
+export interface Adoption {
+  readonly adopted: readonly DeviceRecord[];
+  readonly failed: readonly { readonly record: DeviceRecord; readonly error: SledgeError }[];
+}
+
+/** One that cannot be adopted keeps none of the others from it. */
+export async function adoptEach(
+  records: readonly DeviceRecord[],
+  start: (record: DeviceRecord) => Promise<DeviceRecord>,
+): Promise<Adoption> {
+  const adopted: DeviceRecord[] = [];
+  const failed: { record: DeviceRecord; error: SledgeError }[] = [];
+  for (const record of records) {
+    try {
+      adopted.push(await start(record));
+    } catch (error) {
+      if (!(error instanceof SledgeError)) throw error;
+      failed.push({ record, error });
+    }
+  }
+  return { adopted, failed };
+}
+
+function report({ adopted, failed }: Adoption, input: CommandInput, context: CommandContext): number {
+  if (input.json) {
+    const failures = failed.map(({ record, error }) => ({ device: devicePath(record.index), ...errorBody(error) }));
+    context.out(`${JSON.stringify({ adopted: adopted.map(shown), failed: failures })}\n`);
+  } else {
+    for (const { index, options } of adopted) context.out(`${devicePath(index)}: ${options.name} adopted\n`);
+    for (const { record, error } of failed) {
+      context.error(`sledge: ${devicePath(record.index)} not adopted: ${error.message}\n  ${error.hint}\n`);
+    }
+    if (adopted.length + failed.length === 0) context.out('nothing to adopt\n');
+  }
+  return failed.length === 0 ? EXIT_DONE : EXIT_FAILED;
 }
 
 /** Starts this program again as a supervisor, and waits until its device is ready. */
@@ -159,7 +192,7 @@ async function supervise(around: SupervisedProcess, input: CommandInput): Promis
   const [name] = input.positionals;
   if (input.flag('adopt')) {
     if (name === undefined) throw usage(attachCommand, 'with --foreground, --adopt needs to be told which device');
-    const record = findRecord(around.directory, name);
+    const record = around.directory.find(name);
     if (record !== undefined) {
       await superviseAdopted(record, around);
       return;
@@ -187,16 +220,6 @@ function tellReady(answer: object): void {
   } catch {
     // Whoever started this did not wait for it.
   }
-}
-
-/** By device or by name. */
-export function findRecord(directory: AttachDirectory, text: string): DeviceRecord | undefined {
-  const index = deviceIndex(text);
-  return directory.list().find(record => (index === undefined ? record.options.name === text : record.index === index));
-}
-
-export function notAttached(text: string): SledgeError {
-  return new SledgeError('not-attached', `${text} is not attached`);
 }
 
 function list(directory: AttachDirectory, input: CommandInput, context: CommandContext): number {

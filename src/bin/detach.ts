@@ -9,10 +9,9 @@ import { rmSync } from 'node:fs';
 import { type DeviceRecord, deviceIndex, devicePath } from '../attach/device-record.ts';
 import { EPERM, errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
-import { AttachDirectory, isSupervised } from '../platform/attach-directory.ts';
+import { AttachDirectory, isSupervised, notAttached } from '../platform/attach-directory.ts';
 import { deviceUsers, isConnected } from '../platform/nbd-devices.ts';
 import { NbdKernel } from '../platform/nbd-kernel.ts';
-import { findRecord, notAttached } from './attach.ts';
 import { forgetUnit } from './attach-unit.ts';
 import { type Command, type CommandContext, type CommandInput, EXIT_DONE } from './command.ts';
 
@@ -34,7 +33,7 @@ async function detach(input: CommandInput, context: CommandContext): Promise<num
   const directory = new AttachDirectory(context.env['SLEDGE_RUN_DIRECTORY']);
   const text = input.positionals[0] as string;
   const force = input.flag('force');
-  const record = findRecord(directory, text);
+  const record = directory.find(text);
   const index = record?.index ?? strangersIndex(text, force);
   if (index === undefined) {
     // Nothing is attached: what is left to do is to forget it.

@@ -5,7 +5,7 @@
 import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { type DeviceRecord, parseDeviceRecord } from '../attach/device-record.ts';
+import { type DeviceRecord, deviceIndex, parseDeviceRecord } from '../attach/device-record.ts';
 import { SledgeError } from '../base/errors.ts';
 import { lockFile, lockHolder } from './file-lock.ts';
 import { deviceBackend, isConnected, processStart } from './nbd-devices.ts';
@@ -97,6 +97,12 @@ export class AttachDirectory {
       .sort((a, b) => a.index - b.index);
   }
 
+  /** By device or by name. */
+  find(text: string): DeviceRecord | undefined {
+    const index = deviceIndex(text);
+    return this.list().find(record => (index === undefined ? record.options.name === text : record.index === index));
+  }
+
   /**
    * For a device that is gone; by now another one may have its number, and a record of its own, which stays. The log stays
    * as well: it may say why the device went. Rejects as `lock` does.
@@ -137,6 +143,10 @@ export function isCurrent(record: DeviceRecord): boolean {
 
 export function isSupervised(record: DeviceRecord): boolean {
   return processStart(record.pid) === record.pidStart;
+}
+
+export function notAttached(text: string): SledgeError {
+  return new SledgeError('not-attached', `${text} is not attached`);
 }
 
 /** `not-permitted` or `io`. */

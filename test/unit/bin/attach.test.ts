@@ -3,7 +3,8 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'n
 import { join, resolve } from 'node:path';
 import t from 'tap';
 import type { DeviceRecord } from '../../../src/attach/device-record.ts';
-import { attachCommand } from '../../../src/bin/attach.ts';
+import { SledgeError } from '../../../src/base/errors.ts';
+import { adoptEach, attachCommand } from '../../../src/bin/attach.ts';
 import { attachArguments, attachWords } from '../../../src/bin/attach-arguments.ts';
 import { forgetUnit, persistUnit, requireSystemd } from '../../../src/bin/attach-unit.ts';
 import { CommandInput } from '../../../src/bin/command.ts';
@@ -124,4 +125,15 @@ t.test('the unit of a device is written where systemd runs, and removed by whoev
   t.ok(forgetUnit('vol0', units));
   t.notOk(existsSync(path));
   t.notOk(forgetUnit('vol0', units));
+});
+
+t.test('a device that cannot be adopted keeps none of the others from it', async t => {
+  const records = [0, 1, 2].map(index => ({ index }) as DeviceRecord);
+  const error = new SledgeError('already-attached', 'a test');
+  const { adopted, failed } = await adoptEach(records, async record => {
+    if (record.index === 1) throw error;
+    return record;
+  });
+  t.same(adopted, [records[0], records[2]]);
+  t.same(failed, [{ record: records[1], error }]);
 });
