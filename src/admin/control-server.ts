@@ -87,6 +87,8 @@ export async function startControlServer(
   try {
     removeLeftover(address.reachablePath);
     await listen(server, address.reachablePath);
+    // Such as a connection for which there is no descriptor left: those that there are go on.
+    server.on('error', error => log.error({ err: error }, 'a control connection failed'));
   } catch (cause) {
     address.release();
     throw new SledgeError('address-unusable', `the control socket ${address.path} cannot be made: ${textOf(cause)}`, {
@@ -170,14 +172,15 @@ async function respond(
   caller: Caller,
   log: ControlServerLog,
 ): Promise<void> {
+  // The caller may be gone at any time, which is its own affair.
+  response.on('error', () => {});
   let answer: Answer;
   try {
     answer = await route(request, control, caller.signal);
   } catch (error) {
+    if (error === request.errored) return;
     answer = answerToError(error, log);
   }
-  // The caller may be gone by now, which is its own affair.
-  response.on('error', () => {});
   if (response.destroyed) return;
   const body = `${JSON.stringify(answer.body)}\n`;
   response.statusCode = answer.status;

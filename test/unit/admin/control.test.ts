@@ -1,5 +1,7 @@
+import type { EventEmitter } from 'node:events';
 import { existsSync, linkSync, mkdirSync, readdirSync, renameSync, statSync, writeFileSync } from 'node:fs';
-import { request as httpRequest } from 'node:http';
+import http, { request as httpRequest } from 'node:http';
+import { syncBuiltinESMExports } from 'node:module';
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
@@ -143,6 +145,37 @@ t.test('a bug behind the socket becomes an error that is logged, and the server 
   await t.rejects(client.createVolume(WANTED), { code: 'io', message: /not a function/ });
   t.same(logged, ['a control request failed']);
   t.match(await client.createVolume(WANTED), { name: 'vol0' });
+});
+
+t.test('a caller that hangs up within its request is no failure of the server', async t => {
+  const { server, logged, client } = await rig(t);
+  const socket = connect(server.path);
+  socket.on('error', () => {});
+  socket.write('POST /v1/volumes HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"name"');
+  await new Promise(resolve => setTimeout(resolve, 50));
+  socket.destroy();
+  await new Promise(resolve => setTimeout(resolve, 50));
+  t.same(await client.volumes(), []);
+  t.same(logged, []);
+});
+
+t.test('a connection that cannot be accepted is logged, and the server goes on', async t => {
+  const { createServer: original } = http;
+  let made: EventEmitter | undefined;
+  const createServer = (...args: Parameters<typeof original>) => {
+    const server = original(...args);
+    made = server;
+    return server;
+  };
+  Object.assign(http, { createServer });
+  syncBuiltinESMExports();
+  const { logged, client } = await rig(t).finally(() => {
+    Object.assign(http, { createServer: original });
+    syncBuiltinESMExports();
+  });
+  made?.emit('error', Object.assign(new Error('accept EMFILE'), { code: 'EMFILE' }));
+  t.same(logged, ['a control connection failed']);
+  t.same(await client.volumes(), []);
 });
 
 t.test('what arrives is checked before the node sees it', async t => {
