@@ -2,7 +2,6 @@
  * Reads the log as a start would, with the same scan and the same table of recovery, and says what that means. Data of
  * log records is verified on the way; of what is not whole it names file and byte.
  */
-
 import type { Checksums } from '../base/checksum.ts';
 import { takeSums } from '../base/checksum.ts';
 import { errnoName } from '../base/errno.ts';

@@ -7,7 +7,6 @@
  *   wrong may be the chunk's place, and the orphan the slot that it is really in.
  * - Only columns are changed: chunks, volumes, the state and the log stay as they are.
  */
-
 import { assert } from '../base/assert.ts';
 import { clearBit, setBit, testBit } from '../base/bits.ts';
 import type { Checksums } from '../base/checksum.ts';

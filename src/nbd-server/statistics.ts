@@ -2,7 +2,6 @@
  * What a server has done, by command. Sessions record into it on the data path (a few stores a request), the status page
  * and metrics take snapshots.
  */
-
 import { LatencyHistogram } from '../base/latency-histogram.ts';
 import type { VolumeCommand } from './exported-volume.ts';
 

@@ -2,7 +2,6 @@
  * The scrubs of a node: starts them for the control plane, one at a time for a volume, and ends them when their caller
  * goes, the volume is deleted or the node stops. It turns what a scrub found into files and bytes.
  */
-
 import type { ScrubProgress, ScrubReport } from '../admin/node-control.ts';
 import type { NodeLog } from '../admin/node-log.ts';
 import { SledgeError } from '../base/errors.ts';

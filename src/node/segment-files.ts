@@ -2,7 +2,6 @@
  * The files of the op log: made ahead of need, zero-filled so that a later sync writes data and no metadata, and then
  * used round and round. Names carry no meaning; which segment of the log a file holds its records say.
  */
-
 import { readdirSync, rmSync } from 'node:fs';
 import { open, truncate } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -2,7 +2,6 @@
  * Starts a node: lock, format, devices, index, recovery of the log, volumes, listeners, in this order. What was opened is
  * given back when a later part fails, so that a start that was refused leaves everything as it was.
  */
-
 import { BouncePool } from '../base/bounce-pool.ts';
 import { errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';

@@ -6,6 +6,7 @@ import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, 
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type DeviceRecord, deviceIndex, parseDeviceRecord } from '../attach/device-record.ts';
+import { EAGAIN } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import { lockFile, lockHolder } from './file-lock.ts';
 import { deviceBackend, isConnected, processStart } from './nbd-devices.ts';
@@ -14,7 +15,6 @@ import { errnoOf, systemError } from './system-error.ts';
 export const ATTACH_DIRECTORY = '/run/sledge';
 /** Nobody waits for a server under the lock: what is done there takes milliseconds. */
 const LOCK_MS = 30_000;
-const EAGAIN = 11;
 
 export class AttachDirectory {
   readonly path: string;

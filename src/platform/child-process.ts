@@ -2,11 +2,9 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { closeSync, fstatSync, openSync } from 'node:fs';
 import type { Readable } from 'node:stream';
-import { EPERM } from '../base/errno.ts';
+import { EACCES, EPERM } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import { errnoOf, systemError } from './system-error.ts';
-
-const EACCES = 13;
 
 /** The child writes one line to this descriptor when it is ready, or cannot become so. */
 export const READY_DESCRIPTOR = 3;

@@ -5,15 +5,13 @@
  * Invariants: not one byte is read beyond what the handshake consists of, for the rest is the kernel's; the descriptor is
  * closed exactly once.
  */
-import { ETIMEDOUT } from '../base/errno.ts';
+import { EAGAIN, EINPROGRESS, ETIMEDOUT } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import type { NbdEndpoint } from '../nbd-server-protocol/uri.ts';
 import { addon, type NativeWatch } from './addon.ts';
 import { printAddress, type SocketAddress, tcpAddresses, unixAddress } from './socket-address.ts';
 import { systemError } from './system-error.ts';
 
-const EAGAIN = 11;
-const EINPROGRESS = 115;
 const UNIX_BUFFER_BYTES = 4 * 1024 * 1024;
 
 export class NbdChannel {

@@ -5,7 +5,6 @@
  * The kernel does what a request asks for before `send` returns, so that the answers lie ready to be read: requests are
  * plain calls. Events come on a socket of their own, or a request would have to be told from them.
  */
-
 import {
   type ConnectRequest,
   encodeConnect,
@@ -20,16 +19,11 @@ import {
 } from '../attach/nbd-netlink.ts';
 import { type NetlinkMessage, parseDatagram } from '../attach/netlink-message.ts';
 import { assert } from '../base/assert.ts';
-import { EPERM } from '../base/errno.ts';
+import { EBUSY, EINTR, ENOBUFS, ENOENT, EPERM, EPROTO } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import { addon, type NativeWatch } from './addon.ts';
 import { systemError } from './system-error.ts';
 
-const ENOENT = 2;
-const EINTR = 4;
-const EBUSY = 16;
-const EPROTO = 71;
-const ENOBUFS = 105;
 /** An answer is a few hundred bytes. */
 const DATAGRAM_BYTES = 32 * 1024;
 

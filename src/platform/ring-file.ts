@@ -8,7 +8,7 @@ import { close, fsync, ftruncate } from 'node:fs';
 import { performance } from 'node:perf_hooks';
 import { promisify } from 'node:util';
 import { assert } from '../base/assert.ts';
-import { EINVAL, EIO, EOPNOTSUPP, isNoSpace } from '../base/errno.ts';
+import { EAGAIN, EINTR, EINVAL, EIO, ENOSYS, EOPNOTSUPP, ESPIPE, isNoSpace } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import type { Region } from '../base/memory.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
@@ -29,11 +29,6 @@ import {
 import type { RingLoop } from './ring-loop.ts';
 import * as submission from './submission.ts';
 import { errnoOf, systemError } from './system-error.ts';
-
-const EINTR = 4;
-const EAGAIN = 11;
-const ESPIPE = 29;
-const ENOSYS = 38;
 
 const closeDescriptor = promisify(close);
 const syncDescriptor = promisify(fsync);

@@ -6,7 +6,7 @@
  */
 import { lstatSync, rmSync, type Stats } from 'node:fs';
 import { assert } from '../base/assert.ts';
-import { ECANCELED } from '../base/errno.ts';
+import { EAGAIN, ECANCELED, ECONNABORTED, EINTR, EPROTO } from '../base/errno.ts';
 import type { Stream } from '../base/stream.ts';
 import { addon } from './addon.ts';
 import type { ListenAddress, Listener } from './io-platform.ts';
@@ -16,10 +16,6 @@ import type { RingLoop } from './ring-loop.ts';
 import { RingStream } from './ring-stream.ts';
 import { OP_ACCEPT, SOCK_CLOEXEC } from './submission.ts';
 
-const EINTR = 4;
-const EAGAIN = 11;
-const EPROTO = 71;
-const ECONNABORTED = 103;
 /** These concern one connection, which is gone with them; after anything else a pause is due. */
 const ONE_CONNECTION = new Set([-EINTR, -EAGAIN, -EPROTO, -ECONNABORTED]);
 const PAUSE_MS = 100;

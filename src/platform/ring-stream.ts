@@ -5,7 +5,7 @@
  * nothing is under way, so that no operation can meet another socket under a reused number.
  */
 import { assert } from '../base/assert.ts';
-import { ECANCELED, EPIPE } from '../base/errno.ts';
+import { EAGAIN, ECANCELED, EINTR, EPIPE } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import type { Region } from '../base/memory.ts';
 import type { Stream } from '../base/stream.ts';
@@ -18,8 +18,6 @@ import type { RingLoop } from './ring-loop.ts';
 import { printPeer } from './socket-address.ts';
 import { MSG_NOSIGNAL, MSG_WAITALL, OP_RECV, OP_SEND } from './submission.ts';
 
-const EINTR = 4;
-const EAGAIN = 11;
 const SHUT_WR = 1;
 const SHUT_RDWR = 2;
 /** A reply of 1 MiB should not have to wait for the reader half-way. */

@@ -1,6 +1,7 @@
 /** Binds listening sockets and connects streams: the control plane of sockets. Each way to fail has its code. */
 import { lstatSync, rmSync } from 'node:fs';
 import { assert } from '../base/assert.ts';
+import { EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, ECONNREFUSED } from '../base/errno.ts';
 import { type ErrorCode, SledgeError } from '../base/errors.ts';
 import type { Region } from '../base/memory.ts';
 import { addon } from './addon.ts';
@@ -13,10 +14,6 @@ import { isEveryAddress, printAddress, type SocketAddress, tcpAddress, unixAddre
 import { OP_CONNECT } from './submission.ts';
 import { systemError } from './system-error.ts';
 
-const EADDRINUSE = 98;
-const EAFNOSUPPORT = 97;
-const EADDRNOTAVAIL = 99;
-const ECONNREFUSED = 111;
 const BACKLOG = 1024;
 
 export interface BoundSocket {

@@ -10,6 +10,7 @@
  */
 import { connect as connectPlain, Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
+import { EAGAIN } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import { encodeOption } from '../nbd-server-protocol/client-handshake.ts';
 import { OPT_ABORT } from '../nbd-server-protocol/constants.ts';
@@ -20,7 +21,6 @@ import { negotiate } from './client-negotiation.ts';
 import { systemError } from './system-error.ts';
 import { connectionOptions, type TlsClientMaterial } from './tls-client.ts';
 
-const EAGAIN = 11;
 const PAIR_BUFFER_BYTES = 4 * 1024 * 1024;
 const NOTHING = new Uint8Array(0);
 
