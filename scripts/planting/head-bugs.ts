@@ -236,4 +236,11 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     find: 'if (pinned !== undefined) pinned.comesFree = () => this.#letGo(location, dropped);\n    else if',
     replacement: 'void pinned;\n    if',
   },
+  {
+    name: 'full-device-never-heals',
+    breaks: 'What finds no slot keeps the log from being cut, and so slots from coming free that wait for the cut.',
+    file: 'src/head/destage.ts',
+    find: 'const leavesUnplaced = this.#devicesFull && this.#head.slots.retiredCount > 0;',
+    replacement: 'const leavesUnplaced = false;',
+  },
 ];

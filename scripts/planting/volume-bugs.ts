@@ -93,4 +93,18 @@ export const VOLUME_BUGS: readonly PlantedBug[] = [
     replacement:
       'if (lengthBytes === 0 && (command !== nbd.CMD_FLUSH || this.#inFlight === 0)) return this.#answerEmpty(input, header);',
   },
+  {
+    name: 'waiters-overtake-each-other',
+    breaks: 'When a device is set aside, later writes of its volumes come before those that wait already.',
+    file: WRITER,
+    find: 'const queue = this.#standing.get(volume)?.queue ?? this.#queueDue(volume);',
+    replacement: 'const queue = this.#queueDue(volume);',
+  },
+  {
+    name: 'given-up-requests-carried-out',
+    breaks: 'Requests that waited for long are carried out although their client has gone, and may have sent them again.',
+    file: 'src/nbd-server/session.ts',
+    find: 'return this.#stream.peerHasEnded;',
+    replacement: 'return false;',
+  },
 ];
