@@ -102,7 +102,8 @@ export const VOLUME_BUGS: readonly PlantedBug[] = [
   },
   {
     name: 'given-up-requests-carried-out',
-    breaks: 'Requests that waited for long are carried out although their client has gone, and may have sent them again.',
+    breaks:
+      'Requests that waited for long are carried out although their client has gone, and may have sent them again.',
     file: 'src/nbd-server/session.ts',
     find: 'return this.#stream.peerHasEnded;',
     replacement: 'return false;',
