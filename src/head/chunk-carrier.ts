@@ -14,6 +14,7 @@
  *
  * Invariants:
  * - One group at a time; its data is written a bounded number of blocks at a time.
+ * - Data that does not match its checksum is never written over a block of the slot that does.
  * - While a group is under way, entries that it may make the index refer to are known (`takesOver`), so that nobody
  *   else retires their slots.
  */
@@ -34,6 +35,7 @@ import {
 import type { Location } from '../base/location.ts';
 import { locationDevice } from '../base/location.ts';
 import type { Region, RegionSource } from '../base/memory.ts';
+import type { BlockNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 import { isEmpty } from '../index/chunk-entry.ts';
@@ -350,7 +352,8 @@ export class ChunkCarrier {
   }
 
   /** Brings the data of a piece's blocks into its buffer and checks it against its checksums. */
-  async #gatherData(group: CarryGroup, { region, tasks, offsets, firstBlock }: Piece): Promise<void> {
+  async #gatherData(group: CarryGroup, piece: Piece): Promise<void> {
+    const { region, tasks, offsets, firstBlock } = piece;
     const gather = new Gather();
     for (const task of tasks) {
       for (let i = task.from; i < task.to; i++) {
@@ -364,19 +367,22 @@ export class ChunkCarrier {
       for (let i = task.from; i < task.to; i++) {
         const offset = offsets[i - firstBlock];
         if (offset >= 0 && !this.#source.matches(group.sums[i], region, offset))
-          await this.#gatherAgain(group, task, i, region, offset);
+          await this.#gatherAgain(group, piece, task, i);
       }
     }
   }
 
   /**
-   * Where the log's copy is bad, too, the block is carried over as it is, beside the checksum that tells: one block is
-   * lost, and reads of it say so, but everything else goes on.
+   * Where the log's copy is bad, too, its slot may have the block already, from a step before: a chunk is carried with all
+   * that it has, but the log is cut only as far as the step went. Then nothing is written over it. Otherwise the block is
+   * carried over as it is, beside the checksum that tells: it is lost, and reads of it say so, but everything else goes on.
    */
-  async #gatherAgain(group: CarryGroup, task: CarryTask, index: number, region: Region, offset: number): Promise<void> {
+  async #gatherAgain(group: CarryGroup, { region, offsets, firstBlock }: Piece, task: CarryTask, index: number) {
     const position = group.positions[index];
-    if (await this.#source.fetchAgain(position, group.sums[index], region, offset)) return;
-    this.#head.corruptionFound(task.volume, group.blocks[index], { kind: 'log', position });
+    const sum = group.sums[index];
+    if (await this.#source.fetchAgain(position, sum, region, offsets[index - firstBlock])) return;
+    if (hasInPlace(task, group.blocks[index], sum)) offsets[index - firstBlock] = -1;
+    else this.#head.corruptionFound(task.volume, group.blocks[index], { kind: 'log', position });
   }
 
   /** Starts to write a piece's blocks to their slots, neighbours as one. `piece.written` is of all of them. */
@@ -467,4 +473,11 @@ export class ChunkCarrier {
     const outcomes = await Promise.allSettled([...devicesSynced, this.#logSynced()]);
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
   }
+}
+
+/** Whether the slot that a task writes to has this content of the block, as far as is known of it. */
+function hasInPlace({ volume, chunk, base, indexed }: CarryTask, block: BlockNumber, sum: number): boolean {
+  // Of one slot the index knows more: recovery enters it once more as it was when the log named it.
+  const known = indexed?.location === base?.location ? indexed : base;
+  return known?.sums[block - chunk * volume.blocksPerChunk] === sum;
 }

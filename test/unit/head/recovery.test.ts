@@ -150,6 +150,32 @@ t.test('row rotten: damage in front of what was durable is kept, and its block g
   t.ok(isAll(await again.read(2 * 8192, 4096), 7), 'until it is written again');
 });
 
+t.test('damage in the log costs nothing where a step has carried the block before the crash', async t => {
+  for (const firstBytes of [CHUNK, 8192]) {
+    const rig = await HeadRig.start();
+    await rig.write(0, firstBytes, 1);
+    const position = rig.log.committedEnd;
+    await rig.write(4096, 4096, 2);
+    await rig.write(8 * CHUNK, 4096, 3);
+    await rig.do('flush');
+    const state = { ...rig.store.contents.state!, durable: rig.log.durable };
+    await pump(rig.loop, rig.destage.all());
+    // The crash comes in front of the last transaction of the step.
+    rig.store.contents.state = state;
+    firstSegment(rig.store).flip(position + writeDataOffset(1) + 5);
+    const again = await HeadRig.start({}, rig.store);
+    t.equal(again.row, 'rotten');
+    t.equal((await again.do('read', 4096, 4096)).errno, 5, 'what the log says is newest');
+    await pump(again.loop, again.destage.all());
+    t.ok(isAll(await again.read(4096, 4096), 2), 'until it has let go of it');
+    for (const sight of [again, await HeadRig.start({}, again.store)]) {
+      t.ok(isAll(await sight.read(0, 4096), 1));
+      t.ok(isAll(await sight.read(4096, 4096), 2));
+      t.ok(isAll(await sight.read(8 * CHUNK, 4096), 3));
+    }
+  }
+});
+
 t.test('row broken: a hole in front of what was durable is refused', async t => {
   const rig = await HeadRig.start();
   for (const fill of [1, 2, 3]) await rig.write(fill * 8192, 4096, fill);
