@@ -55,6 +55,13 @@ export interface CheckedLog {
   readonly replay: LogReplay;
 }
 
+/** Of a write in the log. */
+interface DamagedBlock {
+  readonly op: number;
+  readonly volume: string;
+  readonly position: number;
+}
+
 /** Undefined where the log cannot be read at all; a finding says why. */
 export async function checkLog(ports: LogCheckPorts): Promise<CheckedLog | undefined> {
   const check = new LogCheck(ports);
@@ -106,12 +113,10 @@ class LogCheck {
       const what = `The unsynced tail of the op log is not whole from ${this.#text(torn)} on.`;
       findings.add('log-torn', what, this.#placeOf(torn));
       const again = await this.#scan(cut as LogPosition, torn);
+      this.#reportDamaged(again.damaged);
       return { ...log, end: again.scan.end, records: again.scan.records, replay: this.#concluded(again.replay) };
     }
-    for (const block of damaged) {
-      const what = `A block of operation ${block.op} of ${block.volume} is damaged in the op log, ${this.#text(block.position)}.`;
-      findings.add('log-block-damaged', what, this.#placeOf(block.position));
-    }
+    this.#reportDamaged(damaged);
     if (row === 'broken') {
       const isKnown = scan.continuesBeyond === this.#known.durable;
       const witness = isKnown ? 'the index' : `a record ${this.#text(scan.continuesBeyond!)}`;
@@ -122,6 +127,13 @@ class LogCheck {
       await this.#checkBehind(scan);
     }
     return { ...log, replay: this.#concluded(replay) };
+  }
+
+  #reportDamaged(blocks: readonly DamagedBlock[]): void {
+    for (const { op, volume, position } of blocks) {
+      const what = `A block of operation ${op} of ${volume} is damaged in the op log, ${this.#text(position)}.`;
+      this.#ports.findings.add('log-block-damaged', what, this.#placeOf(position));
+    }
   }
 
   #concluded(replay: LogReplay): LogReplay {
@@ -135,7 +147,7 @@ class LogCheck {
     // A record that was read is in a file.
     const placeOf = (position: number) => this.#placeOf(position)!;
     const replay = new LogReplay({ volumes, nextVolume, columns, placeOf });
-    const damaged: { op: number; volume: string; position: number }[] = [];
+    const damaged: DamagedBlock[] = [];
     const tools = { regions, checksums, ...this.#known };
     const scratch = new Uint32Array(logScanBytes / BLOCK_BYTES);
     const scan = await scanLog(this.#live, segmentBytes, cut, limit, tools, record => {

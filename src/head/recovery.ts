@@ -13,6 +13,8 @@
  *   broken           before D, or a later record was      –                  refuse: operations in the middle are lost
  *                    durable
  *
+ * Where there is damage on both sides of D the log is dropped as in row `torn`, and what is kept is in row `rotten`.
+ *
  * Bulk operations behind D name slots whose data may not have reached the device: their checksums are verified, and the
  * log is dropped from the first one that does not match, unless newer operations cover what is wrong.
  *
@@ -58,6 +60,7 @@ export function knownOf({ epoch, since, durable }: IndexState): Pick<ScanPorts, 
 }
 
 export interface RecoveryResult {
+  /** Of what was kept; `torn` when something was dropped and nothing of the rest is damaged. */
   readonly row: RecoveryRow;
   readonly end: LogPosition;
   /** What lies before the end in its page. */
@@ -91,14 +94,12 @@ interface UnprovenBulk {
 export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { readonly head: Head }> {
   let limit = Number.POSITIVE_INFINITY;
   let known = knownOf(ports.state);
-  let first: RecoveryRow | undefined;
   for (;;) {
     const replay = new Replay(ports.newHead());
     const { live, segmentBytes, state, regions } = ports;
     const tools = { regions, checksums: replay.head.checksums, ...known };
     const scan = await scanLog(live, segmentBytes, state.cut, limit, tools, record => replay.apply(record));
     const row = judge(scan);
-    first ??= row;
     if (row === 'broken') {
       throw new SledgeError(
         'corrupt',
@@ -115,7 +116,7 @@ export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { 
       return {
         head: replay.head,
         tail,
-        row: dropped ? 'torn' : first,
+        row: dropped && row !== 'rotten' ? 'torn' : row,
         end: scan.end,
         operations: scan.records,
         dropped,

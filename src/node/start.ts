@@ -108,9 +108,9 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     checksums: platform,
     destageEvents: destageEvents(problems, log),
     syncHasFailed: directory.syncHasFailed,
-    recovered: ({ row, operations }) => {
+    recovered: ({ row, operations, dropped }) => {
       const milliseconds = Math.round(performance.now() - started);
-      log.info({ row, operations, milliseconds }, `recovered: ${describeRow(row)}`);
+      log.info({ row, operations, dropped, milliseconds }, `recovered: ${describeRow(row)}`);
       if (row === 'rotten') problems.add('log-rotten', rottenProblem);
     },
   });

@@ -61,7 +61,10 @@ export interface ScanResult {
   readonly durable: LogPosition;
   /** Of the last record, 0 when there is none. */
   readonly epoch: number;
-  /** Position of the first write whose data does not match its checksums. */
+  /**
+   * Position of a write whose data does not match its checksums: of the first one behind `durable`, where there is one, or
+   * else of the first of all.
+   */
   readonly damagedData: LogPosition | undefined;
   /**
    * Records behind `end` had been durable, so `end` is damage and no torn tail: the position of a later, whole record that
@@ -183,7 +186,7 @@ class Scan {
     const known = this.#ports.durable ?? cut;
     let durable: number = Math.max(cut, known);
     let epoch = 0;
-    let damagedData: LogPosition | undefined;
+    const damaged: LogPosition[] = [];
     let records = 0;
     while (position < limit) {
       const inSegment = position % this.#segmentBytes;
@@ -205,14 +208,13 @@ class Scan {
         position += header.recordBytes;
         continue;
       }
-      if (damagedData === undefined && header.kind === RecordKind.write && !this.#dataMatches()) {
-        damagedData = header.position;
-      }
+      if (header.kind === RecordKind.write && !this.#dataMatches()) damaged.push(header.position);
       visit(this.#record);
       records++;
       position += header.recordBytes;
     }
     const end = Math.min(position, limit) as LogPosition;
+    const damagedData = damaged.find(damage => damage >= durable) ?? damaged[0];
     const isLost = position < Math.min(known, limit);
     const continuesBeyond = isLost ? known : position < limit ? await this.#laterWitness(position, epoch) : undefined;
     return { end, durable: durable as LogPosition, epoch, damagedData, continuesBeyond, records };

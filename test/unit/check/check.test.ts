@@ -274,6 +274,15 @@ t.test('log rows: torn, rotten, broken, and whole records behind the end', async
   }
 });
 
+t.test('log: damage in front of a torn tail is named beside it', async t => {
+  const store = await written(4);
+  const data = writeDataOffset(1);
+  const file = store.segments[liveSegment(store)]!;
+  for (const record of [1, 4]) file.flip(record * RECORD + data);
+  store.contents.state = { ...store.contents.state!, durable: (4 * RECORD) as LogPosition };
+  t.same(new Set((await look(store)).kinds), new Set(['log-block-damaged', 'log-torn']));
+});
+
 t.test('log: what index and records say of one another', async t => {
   const cases: [FindingKind, (store: Store) => void][] = [
     [

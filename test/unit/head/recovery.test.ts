@@ -176,6 +176,23 @@ t.test('damage in the log costs nothing where a step has carried the block befor
   }
 });
 
+t.test('rows torn and rotten at once: the tail is dropped, and what it was written over stays as it was', async t => {
+  const rig = await HeadRig.start();
+  for (const fill of [1, 2, 3]) await rig.write(fill * 8192, 4096, fill);
+  await rig.do('flush');
+  const torn = rig.log.committedEnd;
+  await rig.write(8192, 4096, 4);
+  const file = firstSegment(rig.store);
+  for (const position of [writeRecordBytes(1), torn]) file.flip(position + writeDataOffset(1) + 5);
+  rig.store.contents.state = { ...rig.store.contents.state!, durable: torn };
+  const again = await HeadRig.start({}, rig.store);
+  t.equal(again.row, 'rotten');
+  t.equal(again.log.appendedEnd, torn);
+  t.ok(isAll(await again.read(8192, 4096), 1), 'a write that was torn does not hide the one before it');
+  t.equal((await again.do('read', 2 * 8192, 4096)).errno, 5);
+  t.ok(isAll(await again.read(3 * 8192, 4096), 3));
+});
+
 t.test('row broken: a hole in front of what was durable is refused', async t => {
   const rig = await HeadRig.start();
   for (const fill of [1, 2, 3]) await rig.write(fill * 8192, 4096, fill);

@@ -358,7 +358,8 @@ t.test('any single damage ends the log at the right record or is reported, and n
       if (JSON.stringify(positions(result.found)) !== JSON.stringify(positions(expected))) {
         t.fail(`${label}: ${result.found.length} records instead of ${expected.length}`);
       }
-      const damagedData = touched.find(record => record.position < (stop?.position ?? end))?.position;
+      const damaged = touched.map(record => record.position).filter(position => position < (stop?.position ?? end));
+      const damagedData = damaged.find(position => position >= result.durable) ?? damaged[0];
       if (result.damagedData !== damagedData) t.fail(`${label}: data ${result.damagedData}, not ${damagedData}`);
       for (const [i, record] of result.found.entries()) {
         if (touched.includes(truth[i])) continue;
