@@ -18,6 +18,7 @@ import { nbdDrainTimeoutMs, volumeCountMax } from '../base/limits.ts';
 import type { Epoch, OpNumber, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES, formatBytes } from '../base/units.ts';
 import type { Destage } from '../head/destage.ts';
+import { DestageStuck } from '../head/destage-store.ts';
 import type { DiscardedSpace } from '../head/discarded-space.ts';
 import type { Head } from '../head/head.ts';
 import type { IndexTransaction, VolumeEntry } from '../index/index-store.ts';
@@ -315,8 +316,10 @@ export class Node implements NodeControl, ExportTable, RunningNode {
       await commit(transaction);
       head.removeVolume(volume);
     });
-    // What it had is free once the log does not name it any more.
-    await destage.cutAll();
+    // What it had is free once the log does not name it any more. Where that has to wait, the volume is gone all the same.
+    await destage.cutAll().catch((error: unknown) => {
+      if (!(error instanceof DestageStuck)) throw error;
+    });
   }
 
   async #stop(): Promise<void> {

@@ -151,3 +151,30 @@ t.test('a deletion that was interrupted is finished at the next start', async t 
   t.ok(isAll((await third.request('kept', 'read', 40 * MIB, 4096)).bytes, 9));
   await third.stop();
 });
+
+t.test('a volume is deleted though nothing can be destaged, and by a start as well', async t => {
+  const directory = temporaryDirectory(t);
+  const volumes = ['first', 'second', 'third', 'doomed'].map(name => ({ name, sizeBytes: MIB }));
+  const running = await startTestNode(directory, {
+    devices: [{ path: join(directory, 'disk'), sizeBytes: 17 * MIB }],
+    volumes,
+  });
+  // The device has one column, which is of one volume: there is none for the other.
+  for (const name of ['first', 'second'])
+    await running.request(name, 'write', 0, new Uint8Array(4096).fill(name.length));
+  await running.node.deleteVolume('third');
+  await running.stop();
+  await changeIndex(directory, async index => {
+    const doomed = [...index.volumes()].find(entry => entry.name === 'doomed')!;
+    await putVolumes(index, [{ ...doomed, state: 'deleting' }]);
+  });
+  const again = await startTestNode(directory);
+  t.same(
+    again.node.volumes().map(volume => volume.name),
+    ['first', 'second'],
+  );
+  for (const name of ['first', 'second']) {
+    t.ok(isAll((await again.request(name, 'read', 0, 4096)).bytes, name.length));
+  }
+  await again.stop();
+});
