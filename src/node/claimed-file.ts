@@ -1,6 +1,7 @@
 /**
- * Opens devices with a claim on them, for a server and for a check. The kernel ends the I/O of a killed server, and with
- * it the claim on its devices, a moment after the lock of its data directory: whoever comes right after it waits for that.
+ * Opens devices with a claim on them, for a server and for a check, and the files of a server's log. The kernel ends the
+ * I/O of a killed server, and with it these claims, a moment after the lock of its data directory: whoever comes right
+ * after it waits for that. Otherwise writes of the one that is gone could land on those of the one that has come.
  */
 import { SledgeError } from '../base/errors.ts';
 import type { IoPlatform, OpenFileOptions, PlatformFile } from '../platform/io-platform.ts';
@@ -8,7 +9,7 @@ import type { IoPlatform, OpenFileOptions, PlatformFile } from '../platform/io-p
 const CLAIM_WAIT_MS = 2000;
 const CLAIM_RETRY_MS = 50;
 
-/** As `openFile` with a claim; rejects with `device-in-use` when another process has kept the device all that time. */
+/** As `openFile` with a claim; rejects with `device-in-use` when another process has kept the file all that time. */
 export async function openClaimed(
   platform: IoPlatform,
   options: Omit<OpenFileOptions, 'claim'>,

@@ -1,6 +1,9 @@
 /**
  * The files of the op log: made ahead of need, zero-filled so that a later sync writes data and no metadata, and then
  * used round and round. Names carry no meaning; which segment of the log a file holds its records say.
+ *
+ * Invariant: a file is claimed as long as anything is written to it, be it zeroes. So nothing that a server which was
+ * killed has under way reaches a file once it was opened.
  */
 import { readdirSync, rmSync } from 'node:fs';
 import { open, truncate } from 'node:fs/promises';
@@ -15,6 +18,7 @@ import { MIB } from '../base/units.ts';
 import type { SegmentSource } from '../oplog/log-ports.ts';
 import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
 import { errnoOf } from '../platform/system-error.ts';
+import { openClaimed } from './claimed-file.ts';
 
 export const SEGMENT_NAME = /^(\d{6})\.log$/;
 const FILL_BYTES = 1 * MIB;
@@ -44,12 +48,12 @@ export class SegmentFiles implements SegmentSource {
       if (number === undefined) continue;
       this.#next = Math.max(this.#next, Number(number) + 1);
       const path = join(this.#directory, name);
-      let file = await this.#platform.openFile({ path, mode: 'buffered', durableWrites: true });
+      let file = await this.#openOne(path);
       if (file.sizeBytes !== this.#segmentBytes) {
         await file.close();
         if (file.sizeBytes !== 0) throw this.#wrongLength(path, file.sizeBytes);
         await this.#fill(path, false);
-        file = await this.#platform.openFile({ path, mode: 'buffered', durableWrites: true });
+        file = await this.#openOne(path);
       }
       this.#open.push(file);
     }
@@ -72,7 +76,7 @@ export class SegmentFiles implements SegmentSource {
       rmSync(path, { force: true });
       throw error;
     }
-    const file = await this.#platform.openFile({ path, mode: 'buffered', durableWrites: true });
+    const file = await this.#openOne(path);
     this.#open.push(file);
     return file;
   }
@@ -87,6 +91,10 @@ export class SegmentFiles implements SegmentSource {
     for (const file of this.#open) await file.close();
   }
 
+  #openOne(path: string): Promise<PlatformFile> {
+    return openClaimed(this.#platform, { path, mode: 'buffered', durableWrites: true });
+  }
+
   #wrongLength(path: string, bytes: number): SledgeError {
     const hint = 'Bring the whole file back if there is a copy of it; `sledge check` tells what it held.';
     return new SledgeError('corrupt', `log segment ${path} has ${bytes} bytes of ${this.#segmentBytes}`, { hint });
@@ -97,7 +105,7 @@ export class SegmentFiles implements SegmentSource {
    * set first and at once, and reaches the disk before anything else: a file that its maker left behind is empty or whole.
    */
   async #fill(path: string, create: boolean): Promise<void> {
-    const file = await this.#platform.openFile({ path, mode: 'direct', create });
+    const file = await openClaimed(this.#platform, { path, mode: 'direct', create });
     try {
       await truncate(path, this.#segmentBytes).catch((error: unknown) => {
         throw segmentError(path, -errnoOf(error));

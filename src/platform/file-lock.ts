@@ -3,13 +3,22 @@ import { fstatSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
 interface FsExt {
-  flockSync(fd: number, flags: 'exnb'): void;
+  flockSync(fd: number, flags: 'exnb' | 'shnb'): void;
 }
 
 /** Takes the exclusive lock of an open file, held until `fd` is closed. Throws EWOULDBLOCK when another one holds it. */
 export function lockFile(fd: number): void {
+  takeLock(fd, 'exnb');
+}
+
+/** Takes a lock that keeps out whoever asks for the exclusive one; in exchange for that where `fd` has it. */
+export function lockFileShared(fd: number): void {
+  takeLock(fd, 'shnb');
+}
+
+function takeLock(fd: number, flags: 'exnb' | 'shnb'): void {
   const { flockSync } = createRequire(import.meta.url)('fs-ext') as FsExt;
-  flockSync(fd, 'exnb');
+  flockSync(fd, flags);
 }
 
 /**

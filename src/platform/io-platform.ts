@@ -20,7 +20,10 @@ export interface OpenFileOptions {
   readonly durableWrites?: boolean;
   /** Make the file if it is missing; it must not exist yet with `exclusive`. */
   readonly create?: boolean | 'exclusive';
-  /** Hold an exclusive claim: O_EXCL on a block device, flock on a file. Refused with `device-in-use`. */
+  /**
+   * Hold an exclusive claim, until the file is closed and its I/O has ended: O_EXCL on a block device, flock on a file.
+   * Refused with `device-in-use`.
+   */
   readonly claim?: boolean;
   readonly readOnly?: boolean;
 }

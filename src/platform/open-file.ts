@@ -6,7 +6,7 @@ import { close, constants, fstat, open, readSync, type Stats, stat } from 'node:
 import { promisify } from 'node:util';
 import { type ErrorCode, SledgeError } from '../base/errors.ts';
 import { addon } from './addon.ts';
-import { lockFile, lockHolder } from './file-lock.ts';
+import { lockFile, lockFileShared, lockHolder } from './file-lock.ts';
 import { allocateRegion } from './io-memory.ts';
 import type { OpenFileOptions } from './io-platform.ts';
 import type { RingFileProperties } from './ring-file.ts';
@@ -48,16 +48,18 @@ export async function openForRing(options: OpenFileOptions): Promise<RingFilePro
     const errno = errnoOf(error);
     throw systemError(OPEN_CODES.get(errno) ?? 'io', `cannot open ${path}`, errno, error);
   }
+  let durableFd: number | undefined;
   try {
     const stats = await statDescriptor(fd);
     if (stats.isBlockDevice() !== isDevice || stats.isFile() === isDevice) {
       throw new SledgeError('device-unusable', `${path} changed while it was opened`);
     }
-    if (options.claim === true && !isDevice) claimFile(fd, path);
+    if (options.durableWrites === true) durableFd = await openForDurableWrites(path);
+    if (options.claim === true && !isDevice) claimFile(fd, durableFd, path);
     const sizeBytes = isDevice ? blockDevice(fd, path).sizeBytes : stats.size;
     return {
       fd,
-      durableFd: options.durableWrites === true ? await openForDurableWrites(path) : undefined,
+      durableFd,
       path,
       kind: isDevice ? 'block device' : 'file',
       mode: options.mode,
@@ -67,6 +69,7 @@ export async function openForRing(options: OpenFileOptions): Promise<RingFilePro
     };
   } catch (error) {
     await closeDescriptor(fd);
+    if (durableFd !== undefined) await closeDescriptor(durableFd);
     throw error;
   }
 }
@@ -108,9 +111,14 @@ function openFlags(options: OpenFileOptions, isDevice: boolean): number {
   return flags;
 }
 
-function claimFile(fd: number, path: string): void {
+/**
+ * The kernel drops a claim when all I/O on the open file that has it has ended. So a second one has to have a part of it:
+ * both locks are shared ones then, which still refuse whoever comes for a claim.
+ */
+function claimFile(fd: number, durableFd: number | undefined, path: string): void {
   try {
     lockFile(fd);
+    if (durableFd !== undefined) for (const each of [fd, durableFd]) lockFileShared(each);
   } catch (error) {
     const holder = lockHolder(fd);
     const who = holder === undefined ? 'another process' : `process ${holder}`;

@@ -1,10 +1,11 @@
 /** Starts and checks beside another process that has the devices or the directory: what waits, and who is named. */
-import { existsSync } from 'node:fs';
+import { closeSync, existsSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { MIB } from '../../../src/base/units.ts';
 import { checkDirectory } from '../../../src/node/check-directory.ts';
 import { userOf } from '../../../src/node/directory-lock.ts';
+import { lockFile } from '../../../src/platform/file-lock.ts';
 import { holdLock } from '../../support/lock-holder.ts';
 import type { Cleaner } from '../../support/nbd-programs.ts';
 import { temporaryDirectory } from '../../support/temporary-directory.ts';
@@ -35,6 +36,23 @@ t.test('a start waits for a device that a server which was killed still has for 
   t.ok(ms >= HELD_MS && ms < 2000, `${Math.round(ms)} ms`);
   t.ok(isAll((await running.request('vol0', 'read', 0, 4096)).bytes, 7));
   await running.stop();
+});
+
+t.test('it waits for a file of the log as well, which its own server claims', async t => {
+  const { directory, data } = await stoppedNode(t);
+  const segment = join(data, 'log', '000001.log');
+  const holder = await holdLock(t, segment);
+  const begun = performance.now();
+  const starting = startTestNode(directory);
+  setTimeout(() => void holder.release(), HELD_MS);
+  const running = await starting;
+  const ms = performance.now() - begun;
+  t.ok(ms >= HELD_MS && ms < 2000, `${Math.round(ms)} ms`);
+  const fd = openSync(segment, 'r');
+  t.throws(() => lockFile(fd));
+  await running.stop();
+  lockFile(fd);
+  closeSync(fd);
 });
 
 t.test('a check waits for it, too', async t => {

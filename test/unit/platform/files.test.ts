@@ -1,9 +1,10 @@
 /** Opening, claiming and resizing files and devices, and what the system refuses. */
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import t from 'tap';
 import { MIB } from '../../../src/base/units.ts';
 import type { OpenFileOptions } from '../../../src/platform/io-platform.ts';
+import { openForRing } from '../../../src/platform/open-file.ts';
 import { createIoPlatform } from '../../../src/platform/platform.ts';
 import { IO_KINDS, io, temporaryFolder } from '../../contract/io-support.ts';
 
@@ -54,10 +55,23 @@ for (const kind of IO_KINDS) {
       await again.close();
     });
 
+    t.test('a file with durable writes is claimed by both of its descriptors', async t => {
+      const options = { path: folder.join('both'), mode: 'buffered', claim: true, durableWrites: true } as const;
+      const first = await openForRing({ ...options, create: true });
+      for (const fd of [first.fd, first.durableFd!]) {
+        await t.rejects(openForRing(options), { code: 'device-in-use' });
+        closeSync(fd);
+      }
+      const file = await platform.openFile(options);
+      await file.close();
+    });
+
     t.test('a refused claim leaves no descriptor open', async t => {
       const file = await open('claimed', { create: true, claim: true });
       const before = descriptorCount();
-      for (let attempt = 0; attempt < 10; attempt++) await open('claimed', { claim: true }).catch(() => {});
+      for (let attempt = 0; attempt < 10; attempt++) {
+        await open('claimed', { claim: true, durableWrites: attempt % 2 === 0 }).catch(() => {});
+      }
       // Node itself opens and closes some meanwhile, but not one for each attempt.
       t.ok(descriptorCount() < before + 10);
       await file.close();
