@@ -156,7 +156,7 @@ export class Relog implements OpOwner {
     const { log, overlay } = this.#head;
     const { volume, block, sum } = blocks[from];
     const count = to - from;
-    const position = log.appendedEnd;
+    const position = log.nextPosition;
     this.#pending++;
     if (sum === NO_SUM) {
       overlay.reserveReplaced(volume.rowsOfDrop(block, count));

@@ -75,6 +75,8 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
   #filling: Batch | undefined;
   /** Where the next record goes. */
   #end: LogPosition;
+  /** Behind the last record: `#end`, but for the rest of a segment that is too short for one. */
+  #appendedEnd: LogPosition;
   #committedEnd: LogPosition;
   /** Behind the last operation that was committed: what a flush has to make durable. */
   #operationsEnd: LogPosition;
@@ -104,6 +106,7 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
     this.beginning = state.end;
     this.#cut = state.cut;
     this.#end = state.end;
+    this.#appendedEnd = state.end;
     this.#committedEnd = state.end;
     this.#operationsEnd = state.end;
     this.#statedDurable = state.cut;
@@ -124,8 +127,13 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
     return this.#committedEnd;
   }
 
-  /** Behind the last record that was appended. */
+  /** Behind the last record that was appended: when all of them are committed, it is `committedEnd`. */
   get appendedEnd(): LogPosition {
+    return this.#appendedEnd;
+  }
+
+  /** Where the record goes that `hasRoom` has just made room for. */
+  get nextPosition(): LogPosition {
     return this.#end;
   }
 
@@ -425,7 +433,8 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
       const offset = this.#append(RecordKind.end, RECORD_HEADER_BYTES, none, 0 as OpNumber, 0 as BlockNumber, 0);
       this.#seal(this.#filling!, offset);
       const { ops, opCount } = this.#filling!;
-      ops[opCount - 1].end = (this.#end - RECORD_HEADER_BYTES + remaining) as LogPosition;
+      this.#appendedEnd = (this.#end - RECORD_HEADER_BYTES + remaining) as LogPosition;
+      ops[opCount - 1].end = this.#appendedEnd;
     }
     if (this.#filling !== undefined) this.#write(this.#canGoDurably(this.#filling));
     this.#end = ((Math.floor((this.#end - 1) / this.segmentBytes) + 1) * this.segmentBytes) as LogPosition;
@@ -471,6 +480,7 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
     logged.count = count;
     logged.position = this.#end;
     this.#end = (this.#end + recordBytes) as LogPosition;
+    this.#appendedEnd = this.#end;
     logged.end = this.#end;
     logged.owner = owner;
     logged.durableWanted = durableWanted;

@@ -137,6 +137,25 @@ t.test('a segment is closed wherever the next record does not fit, and no record
   }
 });
 
+t.test('all that was appended is committed, though a segment was closed for a record that did not come', async t => {
+  for (const remaining of [48, 64]) {
+    const rig = new LogRig({ segmentBytes: SEGMENT });
+    await rig.settle();
+    while (rig.log.nextPosition < SEGMENT - remaining) {
+      if ((SEGMENT - remaining - rig.log.nextPosition) % 64 !== 0) rig.bulk(80);
+      else rig.zero();
+    }
+    t.ok(rig.log.hasRoom(144));
+    t.equal(rig.log.nextPosition, SEGMENT);
+    await rig.settle();
+    t.equal(rig.log.committedEnd, rig.log.appendedEnd, `${remaining} bytes remained`);
+    t.ok(rig.bulk(144));
+    await rig.settle();
+    t.equal(rig.seen.at(-1)!.position, SEGMENT);
+    t.equal(rig.log.committedEnd, rig.log.appendedEnd);
+  }
+});
+
 t.test('a record that just fits goes into the segment', async t => {
   const rig = new LogRig({ segmentBytes: SEGMENT });
   await rig.settle();
