@@ -4,7 +4,7 @@
  */
 import { errnoName } from '../base/errno.ts';
 import { completion } from '../base/io-wait.ts';
-import type { Epoch } from '../base/units.ts';
+import type { Epoch, LogPosition } from '../base/units.ts';
 import type { IndexTransaction } from '../index/index-store.ts';
 import type { Head } from './head.ts';
 
@@ -49,13 +49,15 @@ export class DestageStore {
 
   /**
    * Commits the transaction together with the columns that have changed, and with the log's state: its new cut, if it has
-   * one, and how far it is durable, since what the index says from here on relies on that.
+   * one, and how far it is durable, since what the index says from here on relies on that. (After a start the log calls
+   * nothing durable until its first sync; what is on record stays.)
    */
   async commit(transaction: IndexTransaction, cut = this.#head.log.cut): Promise<void> {
     this.refuseFailed();
-    const { slots, log } = this.#head;
+    const { slots, log, index } = this.#head;
     slots.store(transaction);
-    transaction.putState({ cut, epoch: this.#epoch, since: log.beginning, durable: log.durable });
+    const durable = Math.max(log.durable, index.state()?.durable ?? 0) as LogPosition;
+    transaction.putState({ cut, epoch: this.#epoch, since: log.beginning, durable });
     const result = await completion(request => transaction.commit(request));
     if (result >= 0) return;
     this.#failed = true;

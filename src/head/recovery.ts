@@ -63,6 +63,8 @@ export interface RecoveryResult {
   /** Of what was kept; `torn` when something was dropped and nothing of the rest is damaged. */
   readonly row: RecoveryRow;
   readonly end: LogPosition;
+  /** `D` of the table. */
+  readonly durable: LogPosition;
   /** What lies before the end in its page. */
   readonly tail: Uint8Array;
   readonly operations: number;
@@ -118,6 +120,7 @@ export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { 
         tail,
         row: dropped && row !== 'rotten' ? 'torn' : row,
         end: scan.end,
+        durable: scan.durable,
         operations: scan.records,
         dropped,
       };

@@ -3,7 +3,8 @@
  * come. The node calls it when index and devices are open; simulations call it on theirs.
  *
  * Invariants:
- * - The epoch and the end that recovery has found are durable in the index before anything is appended.
+ * - The epoch, and the end and the durable end that recovery has found, are durable in the index before anything is
+ *   appended: what says so may be damaged by the next start.
  * - Nothing has been changed on disk before that, when it rejects.
  */
 import type { Checksums } from '../base/checksum.ts';
@@ -69,9 +70,9 @@ export async function startHead(ports: StartPorts): Promise<StartedHead> {
   const { newHead } = ports;
   const recovered = await recover({ newHead, live, segmentBytes, state: before, regions, syncHasFailed });
   ports.recovered(recovered);
-  const { head, end, tail } = recovered;
+  const { head, end, durable, tail } = recovered;
   const epoch = (before.epoch + 1) as Epoch;
-  await storeState(index, { ...before, epoch, since: end });
+  await storeState(index, { ...before, epoch, since: end, durable });
   const log = new OpLog(
     { turns, clock, regions, checksums, segments: ports.segments, data: head.sled },
     head,

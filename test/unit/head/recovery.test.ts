@@ -292,6 +292,26 @@ t.test('what the index knows to have been durable is damaged or lost, and no tor
   await t.rejects(HeadRig.start({}, again.store), { code: 'corrupt', message: new RegExp(`position ${end}`) });
 });
 
+t.test('what a start has found to be durable stays on record', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, CHUNK, 1);
+  await pump(rig.loop, rig.destage.all());
+  await rig.write(2 * CHUNK, 4096, 2);
+  await rig.do('flush');
+  const durable = rig.log.committedEnd;
+  await rig.write(3 * CHUNK, 4096, 3);
+  t.ok(rig.store.contents.state!.durable! < durable, 'only a record says it');
+  const again = await HeadRig.start({}, rig.store);
+  const onRecord = () => again.store.contents.state?.durable;
+  t.equal(onRecord(), durable);
+  const volume = again.volume();
+  await pump(
+    again.loop,
+    again.destage.exclusively(() => again.destage.removeIndexed(volume, 0, 1)),
+  );
+  t.equal(onRecord(), durable, 'though the log has not been synced since');
+});
+
 t.test('bulk data that is missing only where newer operations cover it drops nothing', async t => {
   const rig = await HeadRig.start();
   await rig.write(0, CHUNK, 2);
