@@ -4,7 +4,7 @@
  * A device is known by the identity in its superblock, not by its path; one that turns up under a new path is recorded
  * there. Nothing is written to a device that holds somebody else's data.
  */
-import { existsSync, statfsSync } from 'node:fs';
+import { existsSync, statfsSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Checksums } from '../base/checksum.ts';
 import { SledgeError } from '../base/errors.ts';
@@ -72,7 +72,9 @@ function listWanted(directory: DataDirectory, options: readonly DeviceOption[]):
     .map(record => ({ path: record.path, sizeBytes: undefined, record }));
   if (given.length + directory.node.devices.length > 0) return [...given, ...known];
   const path = join(directory.devicesPath, 'main');
-  return [{ path, sizeBytes: existsSync(path) ? undefined : defaultSize(directory.devicesPath), record: undefined }];
+  // An empty one was not finished when its maker died.
+  const isMade = (statSync(path, { throwIfNoEntry: false })?.size ?? 0) > 0;
+  return [{ path, sizeBytes: isMade ? undefined : defaultSize(directory.devicesPath), record: undefined }];
 }
 
 function defaultSize(directory: string): number {

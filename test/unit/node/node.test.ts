@@ -131,6 +131,18 @@ for (const kind of IO_KINDS) {
       await t.rejects(startTestNode(first, { kind }), { code: 'device-missing' });
     });
 
+    t.test('a first start goes on where one before was killed while it made its device', async t => {
+      const directory = temporaryDirectory(t);
+      const data = join(directory, 'data');
+      mkdirSync(join(data, 'devices'), { recursive: true });
+      const node = { format: 1, node: '0'.repeat(32), createdAt: new Date().toISOString(), devices: [] };
+      writeFileSync(join(data, 'node.json'), JSON.stringify(node));
+      writeFileSync(join(data, 'devices', 'main'), '');
+      const running = await startTestNode(directory, { kind, volumes: [vol0] });
+      t.ok(running.node.status().devices[0].sizeBytes > MIB);
+      await running.stop();
+    });
+
     t.test('directories of another format, damaged or of somebody else are refused', async t => {
       const directory = temporaryDirectory(t);
       const running = await startTestNode(directory, { kind });
