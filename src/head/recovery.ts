@@ -19,7 +19,8 @@
  * log is dropped from the first one that does not match, unless newer operations cover what is wrong.
  *
  * Where a sync has failed in a process before, what lies behind D may be in memory only, with nobody left who knows: log
- * and slots behind D are then written again, so that the next sync means what it says.
+ * and slots behind D are then written again, so that the next sync means what it says. What was in memory may have left it
+ * between one reading and the next: the log has to be then what was played.
  */
 import { assert, assertNever } from '../base/assert.ts';
 import { NO_SUM, takeSums } from '../base/checksum.ts';
@@ -111,7 +112,10 @@ export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { 
     const rewrites = ports.syncHasFailed === true;
     const bad = row === 'torn' ? scan.damagedData! : await replay.firstUnwritten(scan.durable, regions, rewrites);
     if (bad === undefined) {
-      if (rewrites) await rewriteLog(live, segmentBytes, scan.durable, scan.end, regions);
+      if (rewrites) {
+        await rewriteLog(live, segmentBytes, scan.durable, scan.end, regions);
+        refuseChanged(scan, await scanLog(live, segmentBytes, state.cut, limit, tools, () => {}));
+      }
       replay.head.slots.settle();
       const dropped = limit !== Number.POSITIVE_INFINITY;
       const tail = await readTail(ports, scan.end);
@@ -130,6 +134,17 @@ export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { 
     // The records that say so may be among those that are dropped.
     known = { ...known, durable: scan.durable };
   }
+}
+
+/** Throws `io` where the log is not what it was before it was written again. */
+function refuseChanged(before: ScanResult, after: ScanResult): void {
+  const { end, records, damagedData, damagedCount } = before;
+  const isSame = after.end === end && after.records === records;
+  if (isSame && after.damagedData === damagedData && after.damagedCount === damagedCount) return;
+  throw new SledgeError(
+    'io',
+    `the op log has changed while it was read: up to position ${end} before, ${after.end} now`,
+  );
 }
 
 async function readTail(ports: RecoveryPorts, end: LogPosition): Promise<Uint8Array> {

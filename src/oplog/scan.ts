@@ -66,6 +66,8 @@ export interface ScanResult {
    * else of the first of all.
    */
   readonly damagedData: LogPosition | undefined;
+  /** Count of all such writes. */
+  readonly damagedCount: number;
   /**
    * Records behind `end` had been durable, so `end` is damage and no torn tail: the position of a later, whole record that
    * shows it, or the one up to which it was known before.
@@ -217,7 +219,8 @@ class Scan {
     const damagedData = damaged.find(damage => damage >= durable) ?? damaged[0];
     const isLost = position < Math.min(known, limit);
     const continuesBeyond = isLost ? known : position < limit ? await this.#laterWitness(position, epoch) : undefined;
-    return { end, durable: durable as LogPosition, epoch, damagedData, continuesBeyond, records };
+    const damagedCount = damaged.length;
+    return { end, durable: durable as LogPosition, epoch, damagedData, damagedCount, continuesBeyond, records };
   }
 
   /** What a record at a position has to be of, when the record before it is of `epoch`. */

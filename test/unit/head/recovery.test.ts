@@ -345,6 +345,26 @@ t.test('after a sync that failed, log and slots behind what was durable are writ
   t.ok(isAll(await again.read(8 * CHUNK, 4096), 2));
 });
 
+t.test('a start is refused where the log is not what was played when it was written again', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, 4096, 1);
+  await rig.write(8192, 4096, 2);
+  const { store } = rig;
+  const file = firstSegment(store);
+  const write = file.write;
+  // Of a record's data, and of its header.
+  for (const at of [writeDataOffset(1) + 7, 9]) {
+    file.write = (position, region, offset, ...rest) => {
+      region.bytes[offset + writeRecordBytes(1) + at] ^= 1;
+      write.call(file, position, region, offset, ...rest);
+    };
+    await t.rejects(HeadRig.start({ syncHasFailed: true }, store), { code: 'io', message: /has changed/ });
+    file.write = write;
+    file.flip(writeRecordBytes(1) + at);
+  }
+  t.equal((await HeadRig.start({ syncHasFailed: true }, store)).volume().lastOp, 2);
+});
+
 t.test('slots that only the log names are not given to others after a restart', async t => {
   const rig = await HeadRig.start();
   for (let i = 0; i < 10; i++) await rig.write(i * CHUNK, CHUNK, i + 1);
