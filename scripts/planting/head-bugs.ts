@@ -239,8 +239,8 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
   {
     name: 'full-device-never-heals',
     breaks: 'What finds no slot keeps the log from being cut, and so slots from coming free that wait for the cut.',
-    file: 'src/head/destage.ts',
-    find: 'const leavesUnplaced = this.#devicesFull && this.#head.slots.retiredCount > 0;',
-    replacement: 'const leavesUnplaced = false;',
+    file: STEP,
+    find: 'if (devicesFull) await this.#leaveUnplaced(dirty, cut, left);',
+    replacement: 'void devicesFull;',
   },
 ];

@@ -105,7 +105,7 @@ export const VOLUME_BUGS: readonly PlantedBug[] = [
     breaks:
       'Requests that waited for long are carried out although their client has gone, and may have sent them again.',
     file: 'src/nbd-server/session.ts',
-    find: 'return this.#stream.peerHasEnded;',
-    replacement: 'return false;',
+    find: 'if (!this.#stream.peerHasEnded) return false;',
+    replacement: 'if (this.#backlogSinceMs >= 0) return false;',
   },
 ];

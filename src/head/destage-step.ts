@@ -8,10 +8,9 @@
  *
  * A crash in between leaves the log as it was: recovery plays it again over whatever the batch had done.
  *
- * Where there are several devices no step waits long for one that is ill while another is well. What lies on that one is
- * appended to the log again (`relog.ts`) instead of carried over, and goes to the device at its own pace (`late-lane.ts`); a
- * group that is being written to it when that shows is handed over. When all devices are full the same is done with what finds
- * no slot, as long as there are slots that come free with the cut.
+ * What a step leaves out is in the log again before (`carry-forward.ts`): what is for devices that are aside, and what finds
+ * no slot. So where there are several devices no step waits long for one that is ill while another is well; a group that is
+ * being written to it when that shows is handed over to the lane for what is late (`late-lane.ts`).
  */
 import type { CancelTimer, Clock } from '../base/io.ts';
 import {
@@ -29,15 +28,13 @@ import type { IndexTransaction } from '../index/index-store.ts';
 import type { OpLog } from '../oplog/log.ts';
 import type { DirtyList } from '../volume/overlay.ts';
 import type { Volume } from '../volume/volume.ts';
+import { CarryForward, LeftOut } from './carry-forward.ts';
 import type { Conclude, Fence } from './carry-group.ts';
 import { ChunkCarrier } from './chunk-carrier.ts';
-import { ChunkSet } from './chunk-set.ts';
-import { type DestageStore, DestageStuck } from './destage-store.ts';
+import type { DestageStore } from './destage-store.ts';
 import type { Head } from './head.ts';
 import type { LateLane } from './late-lane.ts';
 import type { Pace } from './pace.ts';
-import type { ChunkOf } from './relog.ts';
-import { Relog } from './relog.ts';
 import type { SeparateGroup } from './separate-group.ts';
 
 /** What a step looks at while it waits. */
@@ -57,11 +54,8 @@ export interface StepPorts {
   readonly pressure: StepPressure;
 }
 
-/**
- * How a step ended: the log is cut; or it is, and chunks of devices that are aside were left out; or a group was handed over
- * and nothing was concluded: the rest is dirty still.
- */
-export type StepEnd = 'cut' | 'cut, some left out' | 'handed over';
+/** How a step ended: the log is cut; or a group was handed over and nothing was concluded: the rest is dirty still. */
+export type StepEnd = LeftOut['what'] | 'handed over';
 
 const INDEX_REMOVALS_AT_ONCE = 1024;
 
@@ -77,8 +71,7 @@ export class DestageStep {
   readonly #store: DestageStore;
   readonly #late: LateLane;
   #carrier: ChunkCarrier;
-  /** Made when it is needed first: it has a buffer. */
-  #relog: Relog | undefined;
+  readonly #carryForward: CarryForward;
 
   constructor(ports: StepPorts) {
     this.#ports = ports;
@@ -86,6 +79,7 @@ export class DestageStep {
     this.#store = ports.store;
     this.#late = ports.late;
     this.#carrier = new ChunkCarrier(ports.head, ports.store, ports.regions);
+    this.#carryForward = new CarryForward(ports);
   }
 
   /** See ChunkCarrier. */
@@ -94,10 +88,10 @@ export class DestageStep {
   }
 
   /**
-   * With `leavesUnplaced` chunks that have no slot are appended to the log again, too. Rejects with `DestageStuck`: then all
-   * that was not concluded is dirty still.
+   * `devicesFull`: the step before found no slot for something. Rejects with `DestageStuck`: then all that was not concluded
+   * is dirty still.
    */
-  async run(leavesUnplaced: boolean): Promise<StepEnd> {
+  async run(devicesFull: boolean): Promise<StepEnd> {
     this.#store.refuseFailed();
     const { pace } = this.#ports;
     const { log, overlay } = this.#head;
@@ -111,14 +105,12 @@ export class DestageStep {
     const ops = new Map<Volume, OpNumber>();
     for (const volume of this.#head.volumes()) ops.set(volume, volume.committedOp);
     const putBack = (from: number) => overlay.putBackDirty(segment, dirty, from);
-    /** What the step leaves out. */
-    let late: ChunkSet | undefined;
+    const left = new LeftOut();
     try {
       await this.#store.logSynced();
       await this.carryDrops();
-      const isLeft = (volume: Volume, chunk: ChunkNumber) =>
-        this.#late.isLate(volume, chunk) || (leavesUnplaced && volume.lookup(chunk) === undefined);
-      if (this.#late.isOpen || leavesUnplaced) late = await this.#carryForward(dirty, cut, isLeft);
+      if (this.#late.isOpen) await this.#carryForward.leaveLate(dirty, cut, left);
+      if (devicesFull) await this.#carryForward.leaveUnplaced(dirty, cut, left);
     } catch (error) {
       putBack(0);
       throw error;
@@ -129,13 +121,13 @@ export class DestageStep {
       }
       return cut;
     };
-    const fence = { cut, position, ops, late };
+    const fence = { cut, position, ops, late: left.chunks };
     if (!(await this.#carry(dirty, fence, conclude, putBack))) return 'handed over';
     for (const [volume, lastOp] of ops) volume.storedOp = lastOp;
     pace.stepEnded();
     log.trim(cut);
     this.#head.slots.cutPassed(cut);
-    return late === undefined ? 'cut' : 'cut, some left out';
+    return left.what;
   }
 
   /** False where a part was handed over to the lane for what is late: nothing was concluded, and the rest is dirty still. */
@@ -196,31 +188,6 @@ export class DestageStep {
       this.#carrier = spare;
       return true;
     }
-  }
-
-  /**
-   * What of the list is to be left, as what is on devices that are aside, is appended to the log again, so that the step goes
-   * on without it. Where the log has no room for that, it has to wait for them.
-   */
-  async #carryForward(
-    dirty: DirtyList,
-    cut: LogPosition,
-    isLeft: (volume: Volume, chunk: ChunkNumber) => boolean,
-  ): Promise<ChunkSet | undefined> {
-    const late = new ChunkSet();
-    const chunks: ChunkOf[] = [];
-    for (let i = 0; i < dirty.chunks.length; i++) {
-      const volume = this.#head.volume(dirty.volumes[i]);
-      const chunk = dirty.chunks[i];
-      if (volume === undefined || late.has(volume, chunk) || !isLeft(volume, chunk)) continue;
-      chunks.push({ volume, chunk });
-      late.add(volume, chunk);
-    }
-    if (chunks.length === 0) return undefined;
-    this.#relog ??= new Relog(this.#head, this.#ports.regions, (...move) => this.#late.moved(...move));
-    if (await this.#relog.forward(chunks, cut)) return late;
-    if (!this.#late.isUnderWay) return undefined;
-    throw new DestageStuck('the op log is full of what a device takes its time for');
   }
 
   /** Takes out of the index what was trimmed or zeroed as whole chunks. */

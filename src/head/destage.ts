@@ -60,6 +60,8 @@ export class Destage implements DestageControl, StepPressure {
   #stopped = false;
   #stuck = false;
   #devicesFull = false;
+  /** By the last step: devices are full still. */
+  #leftUnplaced = false;
   #idleWaiters: (() => void)[] = [];
   #ageTimer: CancelTimer | undefined;
   #dropTimer: CancelTimer | undefined;
@@ -251,13 +253,8 @@ export class Destage implements DestageControl, StepPressure {
     if (this.#stopped || this.#retryTimer !== undefined || this.#head.log.failure !== 0) return;
     this.#exclusive(work).then(
       () => {
-        const wasStuck = this.#stuck;
-        this.#stuck = false;
-        this.#devicesFull = false;
-        if (wasStuck) {
-          this.#ports.events.recovered();
-          this.#head.roomFreed();
-        }
+        if (this.#leftUnplaced) this.#head.roomFreed();
+        else this.#recovered();
         // What was committed or asked for meanwhile found the destage running and left it at that.
         if (this.#head.log.cut < this.#head.log.committedEnd) this.committed();
       },
@@ -278,6 +275,15 @@ export class Destage implements DestageControl, StepPressure {
         });
       },
     );
+  }
+
+  #recovered(): void {
+    const wasStuck = this.#stuck;
+    this.#stuck = false;
+    this.#devicesFull = false;
+    if (!wasStuck) return;
+    this.#ports.events.recovered();
+    this.#head.roomFreed();
   }
 
   async #run(): Promise<void> {
@@ -308,9 +314,7 @@ export class Destage implements DestageControl, StepPressure {
   }
 
   async #stepOnce(): Promise<void> {
-    // What waits for a slot must not keep those from coming free that wait for the cut.
-    const leavesUnplaced = this.#devicesFull && this.#head.slots.retiredCount > 0;
-    const end = await this.#step.run(leavesUnplaced);
+    const end = await this.#step.run(this.#devicesFull);
     if (end === 'handed over') {
       // What is in the way is left out when it is tried again.
       this.#wanted = true;
@@ -318,7 +322,10 @@ export class Destage implements DestageControl, StepPressure {
     }
     this.steps++;
     if (this.#late.isOpen) this.#countAside();
-    if (end === 'cut, some left out') this.#late.wanted();
+    this.#leftUnplaced = end === 'cut, unplaced left out';
+    // What the steps behind it free may be what is wanted.
+    if (this.#leftUnplaced) this.#wanted = true;
+    if (end !== 'cut' && this.#late.isOpen) this.#late.wanted();
   }
 
   /** Removes some of the index entries of chunks [from, end), while no destage runs; returns from where to go on. */

@@ -77,6 +77,11 @@ export class Relog implements OpOwner {
     }
   }
 
+  /** What the log takes for that, at most. */
+  neededBytes(chunks: readonly ChunkOf[], cut: LogPosition): number {
+    return chunks.reduce((sum, chunk) => sum + this.#oldBlocks(chunk, cut).length, 0) * writeRecordBytes(1);
+  }
+
   completed(errno: number): void {
     if (errno !== 0) this.#errno = errno;
     if (--this.#pending === 0) this.#settled?.();

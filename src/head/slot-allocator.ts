@@ -158,6 +158,29 @@ export class SlotAllocator {
     return this.#retiredBytes > Math.max(retiredBytesMin, this.freeColumns * columnBytes);
   }
 
+  /** Tells of one chunk after the other whether there is a slot for it, beside those before it. Nothing is taken. */
+  forecast(): (volume: VolumeNumber, chunkBytes: number) => boolean {
+    const free = new Map<VolumeNumber, number>();
+    let columns = this.freeColumns;
+    return (volume, chunkBytes) => {
+      let left = free.get(volume) ?? this.#freeSlots(volume);
+      if (left === 0 && columns > 0) {
+        columns--;
+        left = columnBytes / chunkBytes;
+      }
+      free.set(volume, Math.max(0, left - 1));
+      return left > 0;
+    };
+  }
+
+  #freeSlots(volume: VolumeNumber): number {
+    let sum = 0;
+    for (const { device, slotCount, usedCount } of this.#volumes.get(volume)?.open ?? []) {
+      if (isUsable(device)) sum += slotCount - usedCount;
+    }
+    return sum;
+  }
+
   /** A slot for one chunk of the volume; undefined when all devices are full. Slots follow one another if they can. */
   allocate(volume: VolumeNumber, chunkBytes: number): Location | undefined {
     const space = this.#spaceOf(volume, chunkBytes);

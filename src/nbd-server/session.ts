@@ -87,8 +87,9 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
   #receiving = false;
   /** The receive under way goes into the pool. */
   #receivingPayload = false;
-  /** How much the receive under way, or the last one, could bring. */
+  /** How much the receive under way, or the last one, could bring, and (only with a backlog) when it began. */
   #receiveBytes = 0;
+  #receiveMs = 0;
   /** Parsing waits for a request to complete, a reply to be sent or a block of the pool. */
   #blocked = false;
   /** Since when something of the client's may wait, in the buffer or behind it in the socket; -1: nothing does. */
@@ -188,7 +189,7 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
     assert(input.room > 0, 'there is room to receive');
     this.#receiving = true;
     this.#receivingPayload = false;
-    this.#receiveBytes = input.room;
+    this.#beginReceive(input.room);
     this.#stream.receive(input.region, input.end, input.room, this);
   }
 
@@ -197,8 +198,13 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
     this.#receiving = true;
     this.#receivingPayload = true;
     const { payloadRegion, payloadOffset, payloadMissing } = transmission;
-    this.#receiveBytes = payloadMissing;
+    this.#beginReceive(payloadMissing);
     this.#stream.receive(payloadRegion, payloadOffset, payloadMissing, this);
+  }
+
+  #beginReceive(bytes: number): void {
+    this.#receiveBytes = bytes;
+    if (this.#backlogSinceMs >= 0) this.#receiveMs = this.turnMs();
   }
 
   ioCompleted(result: number): void {
@@ -212,6 +218,9 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
       this.#receive();
     } else {
       this.#receivedBytes += result;
+      // It waited for the client, and not the other way round.
+      if (this.#backlogSinceMs >= 0 && this.turnMs() - this.#receiveMs >= BACKLOG_MS) this.#backlogSinceMs = -1;
+      if (this.#isGivenUp()) return;
       if (this.#receivingPayload) this.#transmission!.payloadReceived(result);
       else this.#input.end += result;
       // Under TLS less than there was room for does not mean that the socket has no more.
@@ -230,19 +239,18 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
   /** Takes what can be taken of the input, and receives more unless blocked. */
   #consume(): void {
     this.#blocked = false;
-    if (this.#isGivenUp()) {
-      this.#ports.log.info({ peer: this.peer }, 'connection lost while requests waited');
-      this.#close();
-      return;
-    }
+    if (this.#isGivenUp()) return;
     if (this.#phase === 'handshake') this.#consumeHandshake();
     if (this.#phase === 'transmission') this.#consumeRequests(this.#transmission!);
   }
 
-  /** See `BACKLOG_MS`. Asked for each time before something is carried out, and in the same turn. */
+  /** See `BACKLOG_MS`. Asked each time before something is carried out, and in the same turn; when it is, it is over. */
   #isGivenUp(): boolean {
     if (this.#backlogSinceMs < 0 || this.turnMs() - this.#backlogSinceMs < BACKLOG_MS) return false;
-    return this.#stream.peerHasEnded;
+    if (!this.#stream.peerHasEnded) return false;
+    this.#ports.log.info({ peer: this.peer }, 'connection lost while requests waited');
+    this.#close();
+    return true;
   }
 
   #consumeRequests(transmission: Transmission): void {

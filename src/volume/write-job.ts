@@ -252,14 +252,16 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
   }
 
   /**
-   * The devices are full. A chunk that has a slot can be overwritten there, by way of the log like a small write, and where
-   * space is on its way back others can wait in the log for it.
+   * There is no slot. A chunk that has one can be overwritten there, by way of the log like a small write, and where space is
+   * on its way back others can wait in the log for it.
    */
   #withoutSlot(first: number, remaining: number): 'done' | 'locked' | 'no room' {
     const volume = this.#volume!;
+    const { spaceReturns, storageIsFull } = this.#writer.ports;
     const hasSlot = volume.lookup(volume.chunkOf(first as BlockNumber)) !== undefined;
-    if (hasSlot || this.#writer.ports.spaceReturns) return this.#inline(first, remaining);
-    this.#abandon(ENOSPC);
+    const refusal = hasSlot || (spaceReturns && !storageIsFull) ? this.#writer.refusal('data') : ENOSPC;
+    if (refusal === 0) return this.#inline(first, remaining);
+    this.#abandon(refusal);
     return 'done';
   }
 

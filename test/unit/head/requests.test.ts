@@ -361,6 +361,28 @@ t.test('a chunk that finds no slot does not keep those from coming free that wai
   t.equal(await rig.write(50 * MIB, MIB, 7), 0);
 });
 
+t.test('what finds no slot does not keep from mass storage what has one', async t => {
+  const rig = await HeadRig.start({ columns: 1, volumeBytes: 64 * MIB });
+  for (let i = 0; i < 16; i++) t.equal(await rig.write(i * MIB, MIB, 1), 0);
+  await pump(rig.loop, rig.destage.all());
+  // As many of these as of the others, and neither all in front of the others nor all behind.
+  for (let i = 0; i < 100; i++) {
+    t.equal(await rig.write(20 * MIB + i * CHUNK, 4096, 9), 0);
+    t.equal(await rig.write(i * CHUNK, 4096, 2 + (i % 200)), 0);
+    t.equal(await rig.write(i * CHUNK + 8192, 4096, 2 + (i % 200)), 0);
+  }
+  await rig.advance(60_000);
+  t.same(rig.events, ['stuck: all devices are full']);
+  t.ok(rig.head.overlay.usedRows <= 200, `${rig.head.overlay.usedRows} rows: 100 blocks and their chunks`);
+  const cut = rig.log.cut;
+  await rig.advance(60_000);
+  t.equal(rig.log.cut, cut, 'nothing is carried forward for its own sake');
+  for (let i = 0; i < 100; i++) {
+    t.ok(isAll(await rig.read(20 * MIB + i * CHUNK, 4096), 9));
+    t.ok(isAll(await rig.read(i * CHUNK + 8192, 4096), 2 + (i % 200)));
+  }
+});
+
 t.test('with all devices full whole chunks that have their slots can be overwritten', async t => {
   const rig = await HeadRig.start({ columns: 1, volumeBytes: 64 * MIB });
   for (let i = 0; i < 16; i++) t.equal(await rig.write(i * MIB, MIB, 1), 0);
