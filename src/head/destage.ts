@@ -31,8 +31,8 @@ import { LateLane } from './late-lane.ts';
 import { Pace } from './pace.ts';
 
 export interface DestageEvents {
-  /** Destaging cannot go on, and why; it is tried again later. */
-  stuck(why: string): void;
+  /** Destaging cannot go on, or for another reason than before; unless that is for good it is tried again. */
+  stuck(why: string, lasts: DestageStuck['lasts']): void;
   /** It goes on again. */
   recovered(): void;
 }
@@ -58,7 +58,8 @@ export class Destage implements DestageControl, StepPressure {
   #running = false;
   #wanted = false;
   #stopped = false;
-  #stuck = false;
+  /** What keeps it from going on, if anything does. */
+  #stuckWhy: string | undefined;
   #devicesFull = false;
   /** By the last step: devices are full still. */
   #leftUnplaced = false;
@@ -112,7 +113,7 @@ export class Destage implements DestageControl, StepPressure {
     const { log } = this.#head;
     const isBeyond = log.usedBytes + recordBytes > this.#clientsBytes;
     // To go on it may have to carry something forward. Then it tells those who wait.
-    if (this.#stuck) return !isBeyond;
+    if (this.#stuckWhy !== undefined) return !isBeyond;
     if (isBeyond) return this.#pace.refuses();
     return this.#pace.admits(recordBytes, this.fill, log.limitBytes);
   }
@@ -260,8 +261,8 @@ export class Destage implements DestageControl, StepPressure {
       },
       (error: unknown) => {
         if (!(error instanceof DestageStuck)) throw error;
-        if (!this.#stuck) this.#ports.events.stuck(error.message);
-        this.#stuck = true;
+        if (this.#stuckWhy !== error.message) this.#ports.events.stuck(error.message, error.lasts);
+        this.#stuckWhy = error.message;
         this.#devicesFull = error instanceof DevicesFull;
         // Who waits for room may have to be told that none will come.
         if (this.#devicesFull) this.#head.roomFreed();
@@ -278,8 +279,8 @@ export class Destage implements DestageControl, StepPressure {
   }
 
   #recovered(): void {
-    const wasStuck = this.#stuck;
-    this.#stuck = false;
+    const wasStuck = this.#stuckWhy !== undefined;
+    this.#stuckWhy = undefined;
     this.#devicesFull = false;
     if (!wasStuck) return;
     this.#ports.events.recovered();

@@ -261,13 +261,16 @@ function markSyncFailed(directory: DataDirectory, log: NodeLog): void {
 
 function destageEvents(problems: ProblemList, log: NodeLog) {
   return {
-    stuck: (why: string) => {
+    stuck: (why: string, lasts: 'for now' | 'for good') => {
       log.error({}, `destaging has stopped: ${why}`);
       problems.add('destage', {
         severity: 'error',
         what: 'Data stays in the op log; when it is full, writes wait.',
         why: `It cannot be moved to mass storage: ${why}.`,
-        todo: 'Free space or repair the device; it is tried again every second.',
+        todo:
+          lasts === 'for now'
+            ? 'Free space or repair the device; it is tried again every second.'
+            : 'Free space or repair the disk, and start the server again.',
       });
     },
     recovered: () => {
