@@ -14,6 +14,15 @@ export interface Checksums {
   checksum(bytes: Uint8Array, offset: number, length: number, seed: number): number;
 }
 
+/** The same, but for checksums that begin with 0: those begin with `seed`. Whoever does not know it cannot make them. */
+export function seededChecksums(checksums: Checksums, seed: number): Checksums {
+  return {
+    checksumBlocks: (bytes, offset, count, sums, sumsIndex) =>
+      checksums.checksumBlocks(bytes, offset, count, sums, sumsIndex),
+    checksum: (bytes, offset, length, begin) => checksums.checksum(bytes, offset, length, begin === 0 ? seed : begin),
+  };
+}
+
 /** Fills `sums` with what is stored for `count` blocks: their CRC32C, where a CRC of 0 stands as 0xffffffff. */
 export function takeSums(
   checksums: Checksums,

@@ -41,6 +41,7 @@ export interface LogCheckPorts extends Omit<ReplayPorts, 'placeOf'> {
   readonly segments: readonly SegmentFile[];
   readonly segmentBytes: number;
   readonly regions: RegionSource;
+  /** With the seed of its records. */
   readonly checksums: Checksums;
   readonly findings: Findings;
 }

@@ -29,6 +29,8 @@ export interface CheckPorts {
   readonly segmentBytes: number;
   readonly regions: RegionSource;
   readonly checksums: Checksums;
+  /** With the seed of the log's records. */
+  readonly logChecksums: Checksums;
   readonly findings: Findings;
   /** With it all data is read; it is called now and then. */
   readonly readProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
@@ -86,7 +88,7 @@ async function checkIndexed(
   devices: readonly CheckedDevice[],
   empty: CheckSummary,
 ): Promise<CheckResult> {
-  const { findings, segments, segmentBytes, regions, checksums, readProgress } = ports;
+  const { findings, segments, segmentBytes, regions, checksums, logChecksums, readProgress } = ports;
   const index = guarded(ports.index);
   const state = index.state();
   const nextVolume = index.nextVolume();
@@ -98,7 +100,7 @@ async function checkIndexed(
     segments,
     segmentBytes,
     regions,
-    checksums,
+    checksums: logChecksums,
     findings,
     volumes,
     nextVolume,

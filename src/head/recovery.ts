@@ -23,6 +23,7 @@
  * between one reading and the next: the log has to be then what was played.
  */
 import { assert, assertNever } from '../base/assert.ts';
+import type { Checksums } from '../base/checksum.ts';
 import { NO_SUM, takeSums } from '../base/checksum.ts';
 import { errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
@@ -81,6 +82,8 @@ export interface RecoveryPorts {
   /** Of the process before, as the index has it. */
   readonly state: IndexState;
   readonly regions: RegionSource;
+  /** With the seed of the log's records. */
+  readonly checksums: Checksums;
   /** In a process before, since a sync last succeeded. */
   readonly syncHasFailed?: boolean;
 }
@@ -99,8 +102,8 @@ export async function recover(ports: RecoveryPorts): Promise<RecoveryResult & { 
   let known = knownOf(ports.state);
   for (;;) {
     const replay = new Replay(ports.newHead());
-    const { live, segmentBytes, state, regions } = ports;
-    const tools = { regions, checksums: replay.head.checksums, ...known };
+    const { live, segmentBytes, state, regions, checksums } = ports;
+    const tools = { regions, checksums, ...known };
     const scan = await scanLog(live, segmentBytes, state.cut, limit, tools, record => replay.apply(record));
     const row = judge(scan);
     if (row === 'broken') {

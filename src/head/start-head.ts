@@ -38,6 +38,7 @@ export interface StartPorts {
   readonly turns: Turns;
   readonly clock: Clock;
   readonly regions: RegionSource;
+  /** With the seed of the log's records. */
   readonly checksums: Checksums;
   readonly destageEvents: DestageEvents;
   /** In a process before, since a sync last succeeded. */
@@ -68,7 +69,7 @@ export async function startHead(ports: StartPorts): Promise<StartedHead> {
     spare.push(file);
   }
   const { newHead } = ports;
-  const recovered = await recover({ newHead, live, segmentBytes, state: before, regions, syncHasFailed });
+  const recovered = await recover({ newHead, live, segmentBytes, state: before, regions, checksums, syncHasFailed });
   ports.recovered(recovered);
   const { head, end, durable, tail } = recovered;
   const epoch = (before.epoch + 1) as Epoch;

@@ -5,6 +5,7 @@
  */
 import { closeSync, existsSync, readdirSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { seededChecksums } from '../base/checksum.ts';
 import { SledgeError } from '../base/errors.ts';
 import { logSegmentBytes } from '../base/limits.ts';
 import { type CheckSummary, check, type Picture } from '../check/check.ts';
@@ -16,7 +17,7 @@ import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
 import { LmdbIndex } from '../platform/lmdb-index.ts';
 import { createIoPlatform } from '../platform/platform.ts';
 import { openClaimed } from './claimed-file.ts';
-import { type NodeFile, readNodeFile } from './data-directory.ts';
+import { logSeedOf, type NodeFile, readNodeFile } from './data-directory.ts';
 import { lockForReading } from './directory-lock.ts';
 import { leaveIndexSums, takeIndexSums, unusableText, verifyIndex } from './index-sums.ts';
 import { SEGMENT_NAME } from './segment-files.ts';
@@ -110,6 +111,7 @@ export async function checkNode(
       segmentBytes: logSegmentBytes,
       regions: platform,
       checksums: platform,
+      logChecksums: seededChecksums(platform, logSeedOf(node)),
       findings,
       readProgress: options.readProgress,
     });

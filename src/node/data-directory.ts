@@ -1,7 +1,7 @@
 /**
  * A node's data directory: who it belongs to, which format it has, and that one process at a time uses it.
  *
- *   node.json   format version, identity, devices       lock   see directory-lock.ts
+ *   node.json   format version, identity, devices, seed of the log's checksums     lock   see directory-lock.ts
  *   log/        op log segments                          index/  the B-tree; checksums of it
  *   devices/    mass storage files made by default       sync-failed   there after a sync failed, until one succeeds
  *
@@ -27,15 +27,25 @@ import { z } from 'zod';
 import { SledgeError } from '../base/errors.ts';
 import { lockForServing } from './directory-lock.ts';
 
-export const FORMAT_VERSION = 1;
+/** 1: the checksums of the log's records begin with 0. 2: with a seed. */
+const FORMAT_VERSION = 2;
 
 const identity = z.string().regex(/^[0-9a-f]{32}$/);
-const nodeFile = z.object({
-  format: z.literal(FORMAT_VERSION),
-  node: identity,
-  createdAt: z.string(),
-  devices: z.array(z.object({ number: z.int().min(0), identity, path: z.string() })),
-});
+/** Eight digits and their complement: with another seed than its own a log would look empty. */
+const logSeed = z
+  .string()
+  .regex(/^[0-9a-f]{16}$/)
+  .refine(text => text === logSeedText(Number.parseInt(text.slice(0, 8), 16)));
+
+const nodeFile = z
+  .object({
+    format: z.literal([1, FORMAT_VERSION]),
+    node: identity,
+    createdAt: z.string(),
+    logSeed: logSeed.optional(),
+    devices: z.array(z.object({ number: z.int().min(0), identity, path: z.string() })),
+  })
+  .refine(({ format, logSeed }) => (format === 1) === (logSeed === undefined), 'the seed of the log is not there');
 
 export type NodeFile = z.infer<typeof nodeFile>;
 export type DeviceRecord = NodeFile['devices'][number];
@@ -47,6 +57,15 @@ const HARMLESS = new Set(['lost+found', 'lock', 'control.sock', 'node.json.new']
 
 export function newIdentity(): string {
   return randomBytes(16).toString('hex');
+}
+
+/** What the checksums of the log's records begin with. */
+export function logSeedOf(node: NodeFile): number {
+  return node.logSeed === undefined ? 0 : Number.parseInt(node.logSeed.slice(0, 8), 16);
+}
+
+function logSeedText(seed: number): string {
+  return [seed, ~seed >>> 0].map(half => half.toString(16).padStart(8, '0')).join('');
 }
 
 export class DataDirectory {
@@ -136,7 +155,13 @@ export class DataDirectory {
 }
 
 function newNodeFile(): NodeFile {
-  return { format: FORMAT_VERSION, node: newIdentity(), createdAt: new Date().toISOString(), devices: [] };
+  return {
+    format: FORMAT_VERSION,
+    node: newIdentity(),
+    createdAt: new Date().toISOString(),
+    logSeed: logSeedText(randomBytes(4).readUInt32LE()),
+    devices: [],
+  };
 }
 
 function makeDirectory(path: string): void {
@@ -163,7 +188,7 @@ export function readNodeFile(file: string): NodeFile {
     throw new SledgeError('corrupt', `${file} cannot be read: ${textOf(cause)}`, { cause });
   }
   const format = z.object({ format: z.number() }).safeParse(raw);
-  if (format.success && format.data.format !== FORMAT_VERSION) {
+  if (format.success && format.data.format !== 1 && format.data.format !== FORMAT_VERSION) {
     throw new SledgeError('bad-format', `${file} has format ${format.data.format}; this is format ${FORMAT_VERSION}`);
   }
   const parsed = nodeFile.safeParse(raw);

@@ -29,7 +29,6 @@ import type { LoopDelay } from '../platform/loop-delay.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { DamageList } from './damage-list.ts';
 import type { DataDirectory } from './data-directory.ts';
-import { FORMAT_VERSION } from './data-directory.ts';
 import type { NodeLog, RunningNode } from './options.ts';
 import { asideProblems, type ProblemList } from './problem-list.ts';
 import { RateSampler } from './rate-sampler.ts';
@@ -230,7 +229,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
       version: sledgeVersion(),
       pid: process.pid,
       dataDirectory: directory.path,
-      formatVersion: FORMAT_VERSION,
+      formatVersion: directory.node.format,
       startedAt: this.#startedAt.toISOString(),
       uptimeSeconds: Math.round((now.getTime() - this.#startedAt.getTime()) / 1000),
       io: { kind: platform.kind, why: platform.kindReason },

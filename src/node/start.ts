@@ -3,6 +3,7 @@
  * given back when a later part fails, so that a start that was refused leaves everything as it was.
  */
 import { BouncePool } from '../base/bounce-pool.ts';
+import { seededChecksums } from '../base/checksum.ts';
 import { errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import {
@@ -37,7 +38,7 @@ import { Sled } from '../sled/sled.ts';
 import { BlockCache } from '../volume/block-cache.ts';
 import { Overlay } from '../volume/overlay.ts';
 import { DamageList } from './damage-list.ts';
-import { DataDirectory } from './data-directory.ts';
+import { DataDirectory, logSeedOf } from './data-directory.ts';
 import { openDevices } from './device-set.ts';
 import { leaveIndexSums, takeIndexSums } from './index-sums.ts';
 import { Node } from './node.ts';
@@ -105,7 +106,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     turns: platform,
     clock: platform,
     regions: platform,
-    checksums: platform,
+    checksums: seededChecksums(platform, logSeedOf(directory.node)),
     destageEvents: destageEvents(problems, log),
     syncHasFailed: directory.syncHasFailed,
     recovered: ({ row, operations, dropped }) => {

@@ -8,7 +8,8 @@
  *       5      1  kind (see RecordKind)
  *       6      2  flags, 0
  *       8      4  length of the record in bytes, header and padding included; a multiple of 16
- *      12      4  CRC32C of the header (with this field 0) and the descriptors
+ *      12      4  CRC32C of the header (with this field 0) and the descriptors, begun with a seed of the node: data that
+ *                 clients write lies in recycled segments as well, and cannot pass for records
  *      16      8  position of the record in the log: a stale record of a recycled segment cannot pass for a new one
  *      24      4  epoch in which it was written: never falls along the log, so what a cut-off tail left behind cannot
  *                 be taken for a continuation of what was written after it

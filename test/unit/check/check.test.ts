@@ -38,6 +38,7 @@ async function look(store: Store, options: { read?: boolean; node?: string; file
       segmentBytes: SEGMENT,
       regions,
       checksums: addon,
+      logChecksums: addon,
       findings,
       readProgress: options.read === false ? undefined : () => {},
     }),

@@ -31,6 +31,7 @@ async function look(store: Store, read = true) {
       segmentBytes: SEGMENT,
       regions,
       checksums: addon,
+      logChecksums: addon,
       findings,
       readProgress: read ? () => {} : undefined,
     }),

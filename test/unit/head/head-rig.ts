@@ -4,6 +4,7 @@
  */
 
 import { BouncePool } from '../../../src/base/bounce-pool.ts';
+import { seededChecksums } from '../../../src/base/checksum.ts';
 import type { IoRequest } from '../../../src/base/io.ts';
 import type { DamagedPlace } from '../../../src/base/location.ts';
 import { plainRegion, type Region, type RegionSource } from '../../../src/base/memory.ts';
@@ -39,6 +40,7 @@ export interface RigOptions {
   readonly cacheBytes?: number;
   readonly segments?: number;
   readonly syncHasFailed?: boolean;
+  readonly logSeed?: number;
 }
 
 /** What is on disk. */
@@ -203,7 +205,7 @@ export class HeadRig {
         turns: loop,
         clock: loop,
         regions,
-        checksums: addon,
+        checksums: seededChecksums(addon, options.logSeed ?? 0),
         destageEvents: {
           stuck: why => void events.push(`stuck: ${why}`),
           recovered: () => void events.push('recovered'),

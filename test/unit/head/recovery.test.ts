@@ -1,10 +1,19 @@
 /** Recovery: the table decides every case by exactly one row, and a head comes back with what it had. */
 import t from 'tap';
 import { locationPosition } from '../../../src/base/location.ts';
-import type { ChunkNumber, LogPosition } from '../../../src/base/units.ts';
+import type { ChunkNumber, Epoch, LogPosition } from '../../../src/base/units.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { describeRow, judge } from '../../../src/head/recovery.ts';
-import { bulkRecordBytes, RECORD_HEADER_BYTES, writeDataOffset, writeRecordBytes } from '../../../src/oplog/record.ts';
+import {
+  bulkRecordBytes,
+  emptyHeader,
+  RECORD_HEADER_BYTES,
+  RecordKind,
+  sealRecord,
+  writeDataOffset,
+  writeRecordBytes,
+} from '../../../src/oplog/record.ts';
+import { addon } from '../../../src/platform/addon.ts';
 import { HeadRig, isAll, pump, SEGMENT, type Store } from './head-rig.ts';
 
 const CHUNK = 64 * KIB;
@@ -310,6 +319,27 @@ t.test('what a start has found to be durable stays on record', async t => {
     again.destage.exclusively(() => again.destage.removeIndexed(volume, 0, 1)),
   );
   t.equal(onRecord(), durable, 'though the log has not been synced since');
+});
+
+t.test('data of clients behind the end does not pass for records, where these have a seed', async t => {
+  for (const logSeed of [0, 0xfedcba98]) {
+    const rig = await HeadRig.start({ logSeed });
+    for (const fill of [1, 2]) await rig.write(fill * 8192, 4096, fill);
+    const position = (rig.log.committedEnd + 64 * KIB) as LogPosition;
+    const forged = new Uint8Array(RECORD_HEADER_BYTES);
+    const header = { ...emptyHeader(), kind: RecordKind.zero, recordBytes: RECORD_HEADER_BYTES, position };
+    const claims = { ...header, epoch: 1000 as Epoch, durable: position };
+    sealRecord(new DataView(forged.buffer), forged, 0, claims, addon);
+    firstSegment(rig.store).poke(position, forged);
+    const starting = HeadRig.start({ logSeed }, rig.store);
+    if (logSeed === 0) {
+      await t.rejects(starting, { code: 'corrupt' });
+      continue;
+    }
+    const again = await starting;
+    t.equal(again.row, 'clean');
+    for (const fill of [1, 2]) t.ok(isAll(await again.read(fill * 8192, 4096), fill));
+  }
 });
 
 t.test('bulk data that is missing only where newer operations cover it drops nothing', async t => {

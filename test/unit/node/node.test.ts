@@ -140,7 +140,12 @@ for (const kind of IO_KINDS) {
       writeFileSync(join(data, 'devices', 'main'), '');
       const running = await startTestNode(directory, { kind, volumes: [vol0] });
       t.ok(running.node.status().devices[0].sizeBytes > MIB);
+      await running.request('vol0', 'write', 0, new Uint8Array(4096).fill(7));
       await running.stop();
+      const again = await startTestNode(directory, { kind });
+      t.equal(again.node.status().formatVersion, 1, 'and a directory without a seed of its log stays so');
+      t.ok(isAll((await again.request('vol0', 'read', 0, 4096)).bytes, 7));
+      await again.stop();
     });
 
     t.test('directories of another format, damaged or of somebody else are refused', async t => {
@@ -149,12 +154,17 @@ for (const kind of IO_KINDS) {
       await running.stop();
       const file = join(directory, 'data', 'node.json');
       const good = readFileSync(file, 'utf8');
-      writeFileSync(file, good.replace('"format": 1', '"format": 2'));
+      writeFileSync(file, good.replace('"format": 2', '"format": 3'));
       await t.rejects(startTestNode(directory, { kind }), {
         code: 'bad-format',
-        message: /format 2; this is format 1/,
+        message: /format 3; this is format 2/,
       });
-      for (const bad of ['', '{', '[]', '{"format":1}', good.replace('"node": "', '"node": "x')]) {
+      const spoiled = [
+        good.replace('"node": "', '"node": "x'),
+        good.replace('logSeed', 'logseed'),
+        good.replace(/"logSeed": "(.)/, (_, digit) => `"logSeed": "${digit === '0' ? 1 : 0}`),
+      ];
+      for (const bad of ['', '{', '[]', '{"format":1}', ...spoiled]) {
         writeFileSync(file, bad);
         await t.rejects(startTestNode(directory, { kind }), { code: 'corrupt' }, JSON.stringify(bad.slice(0, 20)));
         t.equal(readFileSync(file, 'utf8'), bad, 'and left as it is');
