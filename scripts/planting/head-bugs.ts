@@ -200,9 +200,9 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     name: 'cut-over-what-is-aside',
     trouble: 'lame',
     breaks: 'The log is cut over blocks whose device is aside, though they are nowhere else.',
-    file: STEP,
-    find: 'if (await this.#relog.forward(chunks, cut)) return late;',
-    replacement: 'return late;',
+    file: 'src/head/carry-forward.ts',
+    find: 'if (await this.#relogger().forward(chunks, cut)) {',
+    replacement: 'if (cut > 0) {',
   },
   {
     name: 'carried-forward-over-newer',
@@ -240,7 +240,14 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     name: 'full-device-never-heals',
     breaks: 'What finds no slot keeps the log from being cut, and so slots from coming free that wait for the cut.',
     file: STEP,
-    find: 'if (devicesFull) await this.#leaveUnplaced(dirty, cut, left);',
+    find: 'if (devicesFull) await this.#carryForward.leaveUnplaced(dirty, cut, left);',
     replacement: 'void devicesFull;',
+  },
+  {
+    name: 'rot-carried-over-good',
+    breaks: 'A damaged copy in the log is written over the good block that mass storage has.',
+    file: CARRIER,
+    find: 'if (hasInPlace(task, group.blocks[index], sum)) offsets[index - firstBlock] = -1;',
+    replacement: 'if (position < 0) offsets[index - firstBlock] = hasInPlace(task, group.blocks[index], sum) ? -1 : 0;',
   },
 ];
