@@ -7,8 +7,9 @@
  *   3 column   device         column     value: volume (4) chunk length (4) bitmap
  *   4 chunk    volume         chunk      value: see index/chunk-entry.ts
  *
- * All puts of one event turn become one LMDB transaction, and its promise resolves when that is durable: overlapping
- * syncs are switched off, so that a commit means what it says.
+ * A commit is one batch of LMDB, whose promise resolves when it is durable: overlapping syncs are switched off, so that a
+ * commit means what it says. LMDB's own batches of an event turn are off, too: nobody is given the promise of those, and a
+ * failed commit, which rejects it, would end the process.
  */
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -33,7 +34,9 @@ export const INDEX_FILE = 'index.lmdb';
 const MAP_BYTES = 512 * GIB;
 
 type Database = RootDatabase<Buffer, Buffer>;
-type Change = (db: Database) => Promise<boolean>;
+type Change = (db: Database) => void;
+/** Why a commit failed is told by another promise, which is rejected: with an errno, or with a negative code of LMDB's own. */
+type CommitError = Error & { readonly commitError: Promise<never> };
 
 export class LmdbIndex implements IndexStore {
   readonly #db: Database;
@@ -58,6 +61,7 @@ export class LmdbIndex implements IndexStore {
       encoding: 'binary',
       keyEncoding: 'binary',
       overlappingSync: false,
+      eventTurnBatching: false,
       mapSize: MAP_BYTES,
       maxReaders: 16,
       readOnly,
@@ -124,10 +128,12 @@ export class LmdbIndex implements IndexStore {
   begin(): IndexTransaction {
     const changes: Change[] = [];
     const put = (kind: number, high: number, low: number, value: Uint8Array) => {
-      changes.push(db => db.put(this.#at(kind, high, low), Buffer.from(value.buffer, value.byteOffset, value.length)));
+      changes.push(
+        db => void db.put(this.#at(kind, high, low), Buffer.from(value.buffer, value.byteOffset, value.length)),
+      );
     };
     const remove = (kind: number, high: number, low: number) => {
-      changes.push(db => db.remove(this.#at(kind, high, low)));
+      changes.push(db => void db.remove(this.#at(kind, high, low)));
     };
     return {
       putChunk: (volume, chunk, entry) => put(CHUNK, volume, chunk, encodeEntry(entry)),
@@ -154,25 +160,28 @@ export class LmdbIndex implements IndexStore {
   }
 
   #commit(changes: readonly Change[], request: IoRequest): void {
-    if (this.#failed) {
-      queueMicrotask(() => request.ioCompleted(-EIO));
+    if (this.#failed || changes.length === 0) {
+      const result = this.#failed ? -EIO : 0;
+      queueMicrotask(() => request.ioCompleted(result));
       return;
     }
-    const failed = () => {
-      this.#failed = true;
-      request.ioCompleted(-EIO);
-    };
-    // Puts of one event turn make one transaction, so the last one's promise speaks for all of them.
-    let last: Promise<boolean> = Promise.resolve(true);
-    for (const change of changes) {
-      last = change(this.#db);
-      last.catch(() => {});
-    }
-    last.then(() => {
-      // Otherwise reads go on in the snapshot of the turn in which they began.
-      this.#db.resetReadTxn();
-      request.ioCompleted(0);
-    }, failed);
+    const db = this.#db;
+    const committed = db.batch(() => {
+      for (const change of changes) change(db);
+    });
+    committed.then(
+      () => {
+        // Otherwise reads go on in the snapshot of the turn in which they began.
+        db.resetReadTxn();
+        request.ioCompleted(0);
+      },
+      (error: CommitError) => {
+        this.#failed = true;
+        error.commitError.catch(({ code }: { code?: unknown }) => {
+          request.ioCompleted(typeof code === 'number' && code > 0 ? -code : -EIO);
+        });
+      },
+    );
   }
 
   #at(kind: number, high: number, low: number): Buffer {

@@ -12,6 +12,9 @@ import type { ChunkEntry } from '../../src/index/chunk-entry.ts';
 import type { ColumnEntry, IndexStore, IndexTransaction, VolumeEntry } from '../../src/index/index-store.ts';
 import { io, randomFrom, testSeed } from './io-support.ts';
 
+/** In the programs that the tests of LMDB start. */
+export const CHUNKS_PER_COMMIT = 40;
+
 export interface IndexPlace {
   open(): IndexStore;
   remove(): void;

@@ -6,9 +6,7 @@ import { writeSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { Epoch, LogPosition } from '../../src/base/units.ts';
 import { LmdbIndex } from '../../src/platform/lmdb-index.ts';
-import { chunkEntry, commit, volume } from './index-store-contract.ts';
-
-export const CHUNKS_PER_COMMIT = 40;
+import { CHUNKS_PER_COMMIT, chunkEntry, commit, volume } from './index-store-contract.ts';
 
 async function write(directory: string, first: number): Promise<void> {
   const index = new LmdbIndex(directory);

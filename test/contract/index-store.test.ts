@@ -1,13 +1,17 @@
-/** LMDB and the map in memory, held to the contract; and LMDB under SIGKILL, which only a real process can show. */
-import { spawn } from 'node:child_process';
+/**
+ * LMDB and the map in memory, held to the contract; and LMDB under SIGKILL and on a full disk, which only a real process can
+ * show.
+ */
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import t from 'tap';
 import { LmdbIndex } from '../../src/platform/lmdb-index.ts';
 import { IndexContents, MemoryIndex } from '../support/memory-index.ts';
-import { chunkEntry, indexStoreContract, volume } from './index-store-contract.ts';
-import { CHUNKS_PER_COMMIT } from './index-store-writer.ts';
+import { CHUNKS_PER_COMMIT, chunkEntry, indexStoreContract, volume } from './index-store-contract.ts';
+import type { FillReport } from './index-store-filler.ts';
 import { temporaryFolder } from './io-support.ts';
 
 indexStoreContract('LmdbIndex', () => {
@@ -56,4 +60,21 @@ t.test('of a process that is killed while it commits, each transaction is there 
     await index.close();
     reached = last;
   }
+});
+
+t.test('a commit that the disk has no room for fails and leaves what was committed, and the process lives', async t => {
+  const folder = temporaryFolder();
+  t.teardown(() => folder.remove());
+  const program = fileURLToPath(new URL('./index-store-filler.js', import.meta.url));
+  // In KiB: a file at its limit is to LMDB what a full disk is.
+  const command = 'ulimit -f 512; exec "$0" "$@"';
+  const { stdout } = await promisify(execFile)('bash', ['-c', command, process.execPath, program, folder.path]);
+  const { committed, failedWith, thenWith, found } = JSON.parse(stdout) as FillReport;
+  t.ok(committed > 0);
+  t.ok(failedWith < 0);
+  t.ok(thenWith < 0, 'the index takes no further commit');
+  t.equal(found, committed * CHUNKS_PER_COMMIT);
+  const index = new LmdbIndex(folder.path);
+  t.equal([...index.chunks(volume(1), 0, 2 ** 40, 2 ** 30)].length, found);
+  await index.close();
 });
