@@ -169,7 +169,10 @@ export interface NodeControl {
   createVolume(request: CreateVolumeRequest): Promise<VolumeInfo>;
   /** Rejects with `volume-unknown`, `shrink-refused`, `bad-size`, `io` or `shutting-down`; the same size is no change. */
   growVolume(name: string, sizeBytes: number): Promise<VolumeInfo>;
-  /** Rejects with `volume-unknown`, `volume-busy`, `io` or `shutting-down`. */
+  /**
+   * Resolves when the volume is gone for good; its space comes free behind that. Rejects with `volume-unknown`,
+   * `volume-busy`, `io` or `shutting-down`.
+   */
   deleteVolume(name: string): Promise<void>;
   /**
    * Reads all that the volume has in mass storage, at this rate at most; ends early when the signal is aborted. Rejects

@@ -18,7 +18,6 @@ import { nbdDrainTimeoutMs, volumeCountMax } from '../base/limits.ts';
 import type { Epoch, OpNumber, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES, formatBytes } from '../base/units.ts';
 import type { Destage } from '../head/destage.ts';
-import { DestageStuck } from '../head/destage-store.ts';
 import type { DiscardedSpace } from '../head/discarded-space.ts';
 import type { Head } from '../head/head.ts';
 import type { IndexTransaction, VolumeEntry } from '../index/index-store.ts';
@@ -29,6 +28,7 @@ import type { LoopDelay } from '../platform/loop-delay.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { DamageList } from './damage-list.ts';
 import type { DataDirectory } from './data-directory.ts';
+import { Deletions } from './deletions.ts';
 import type { NodeLog, RunningNode } from './options.ts';
 import { asideProblems, type ProblemList } from './problem-list.ts';
 import { RateSampler } from './rate-sampler.ts';
@@ -58,8 +58,10 @@ export class Node implements NodeControl, ExportTable, RunningNode {
   readonly #listeners: Listener[] = [];
   readonly #startedAt = new Date();
   readonly #rates: RateSampler;
-  /** Names that are being made, and the number for the next one. */
-  readonly #creating = new Set<string>();
+  readonly #deletions: Deletions;
+  /** Names of volumes that are being made, or that are not yet on record as deleted: nobody else gets them. */
+  readonly #heldNames = new Set<string>();
+  /** The number for the next volume. */
   #nextVolume = 1;
   #server: NbdServer | undefined;
   #stopping: Promise<void> | undefined;
@@ -67,6 +69,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
 
   constructor(parts: NodeParts) {
     this.#parts = parts;
+    this.#deletions = new Deletions(parts.head, parts.destage, parts.log);
     this.#rates = new RateSampler(parts.platform, () => this.#server?.statistics().commands ?? []);
     for (const volume of parts.head.volumes()) if (volume.state === 'present') this.#byName.set(volume.name, volume);
   }
@@ -137,13 +140,13 @@ export class Node implements NodeControl, ExportTable, RunningNode {
   async createVolume(request: CreateVolumeRequest): Promise<VolumeInfo> {
     this.#refuseWhenStopping();
     const { head } = this.#parts;
-    if (this.#byName.has(request.name) || this.#creating.has(request.name)) {
+    if (this.#byName.has(request.name) || this.#heldNames.has(request.name)) {
       throw new SledgeError('volume-exists', `there is a volume ${request.name} already`);
     }
-    if (this.#byName.size + this.#creating.size >= volumeCountMax) {
+    if (this.#byName.size + this.#heldNames.size >= volumeCountMax) {
       throw new SledgeError('volume-limit', `a node has at most ${volumeCountMax} volumes`);
     }
-    this.#creating.add(request.name);
+    this.#heldNames.add(request.name);
     try {
       const number = Math.max(head.index.nextVolume(), this.#nextVolume) as VolumeNumber;
       this.#nextVolume = number + 1;
@@ -162,7 +165,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
       this.#byName.set(volume.name, volume);
       return this.#info(volume);
     } finally {
-      this.#creating.delete(request.name);
+      this.#heldNames.delete(request.name);
     }
   }
 
@@ -185,14 +188,17 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     const sessions = this.#sessions.get(volume)?.size ?? 0;
     if (sessions > 0) throw new SledgeError('volume-busy', `${name} has ${sessions} connected clients`);
     this.#byName.delete(name);
-    const { damage, scrubs } = this.#parts;
-    await scrubs.cancel(volume, new SledgeError('volume-unknown', `${name} was deleted while it was scrubbed`));
-    damage.forget(name);
+    this.#heldNames.add(name);
     volume.state = 'deleting';
-    const transaction = this.#parts.head.index.begin();
+    const { damage, head, scrubs } = this.#parts;
+    const transaction = head.index.begin();
     transaction.putVolume(volume.toEntry(volume.committedOp));
-    await commit(transaction);
-    await this.#purge(volume);
+    const reason = new SledgeError('volume-unknown', `${name} was deleted while it was scrubbed`);
+    // Where the commit fails it is not known until the next start whether the volume is there: nobody gets it or its name.
+    await Promise.all([scrubs.cancel(volume, reason), commit(transaction)]);
+    damage.forget(name);
+    this.#heldNames.delete(name);
+    this.#deletions.add(volume);
   }
 
   async scrubVolume(name: string, bytesPerSecond: number, signal: AbortSignal): Promise<ScrubReport> {
@@ -205,12 +211,12 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     return volume === undefined ? undefined : this.#parts.scrubs.progress(volume);
   }
 
-  /** Goes on with deletions that a crash has interrupted. */
-  async finishDeletions(): Promise<void> {
-    for (const volume of [...this.#parts.head.volumes()]) {
+  /** Goes on with deletions that a crash or a stop has interrupted, beside everything else. */
+  finishDeletions(): void {
+    for (const volume of this.#parts.head.volumes()) {
       if (volume.state !== 'deleting') continue;
       this.#parts.log.info({ volume: volume.name }, 'finishing the deletion of a volume');
-      await this.#purge(volume);
+      this.#deletions.add(volume);
     }
   }
 
@@ -301,24 +307,6 @@ export class Node implements NodeControl, ExportTable, RunningNode {
       state: device.failure !== undefined ? 'failed' : hasErrors(device.errors) ? 'degraded' : 'ok',
       errors: { ...device.errors },
     }));
-  }
-
-  /** Gives back all that a volume has; it is out of reach of clients. */
-  async #purge(volume: Volume): Promise<void> {
-    const { head, destage } = this.#parts;
-    await destage.exclusively(async () => {
-      head.forgetOverlay(volume);
-      const end = Math.ceil(volume.sizeBytes / volume.chunkBytes);
-      for (let from = 0; from < end; ) from = await destage.removeIndexed(volume, from, end);
-      const transaction = head.index.begin();
-      transaction.removeVolume(volume.number);
-      await commit(transaction);
-      head.removeVolume(volume);
-    });
-    // What it had is free once the log does not name it any more. Where that has to wait, the volume is gone all the same.
-    await destage.cutAll().catch((error: unknown) => {
-      if (!(error instanceof DestageStuck)) throw error;
-    });
   }
 
   async #stop(): Promise<void> {

@@ -53,10 +53,10 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   try {
     const node = await open(options, closers);
     closers.unshift(() => node.stop());
-    await node.finishDeletions();
     await makeVolumes(node, options);
     const server = new NbdServer({ ...node.serverPorts, exports: node, log: options.log, ...(tls ? { tls } : {}) });
     await node.serve(server, options.listen);
+    node.finishDeletions();
     return node;
   } catch (error) {
     for (const close of closers) await close();

@@ -175,9 +175,10 @@ export class LmdbIndex implements IndexStore {
         db.resetReadTxn();
         request.ioCompleted(0);
       },
-      (error: CommitError) => {
+      (error: Partial<CommitError>) => {
         this.#failed = true;
-        error.commitError.catch(({ code }: { code?: unknown }) => {
+        const why = error.commitError ?? Promise.reject(error);
+        why.catch(({ code }: { code?: unknown }) => {
           request.ioCompleted(typeof code === 'number' && code > 0 ? -code : -EIO);
         });
       },

@@ -12,6 +12,7 @@ import type { OpNumber, VolumeNumber } from '../../src/base/units.ts';
 import type { Destage } from '../../src/head/destage.ts';
 import { DestageStuck } from '../../src/head/destage-store.ts';
 import { Head } from '../../src/head/head.ts';
+import { purge } from '../../src/head/purge.ts';
 import type { RecoveryRow } from '../../src/head/recovery.ts';
 import { SlotAllocator } from '../../src/head/slot-allocator.ts';
 import { startHead } from '../../src/head/start-head.ts';
@@ -229,15 +230,7 @@ export class SimNode {
 
   async #purge(volume: Volume): Promise<void> {
     const { head, destage } = this;
-    await destage.exclusively(async () => {
-      head.forgetOverlay(volume);
-      const end = Math.ceil(volume.sizeBytes / volume.chunkBytes);
-      for (let from = 0; from < end; ) from = await destage.removeIndexed(volume, from, end);
-      const transaction = head.index.begin();
-      transaction.removeVolume(volume.number);
-      await completion(request => transaction.commit(request));
-      head.removeVolume(volume);
-    });
+    await purge(head, destage, volume);
     await destage.cutAll().catch((error: unknown) => {
       if (!(error instanceof DestageStuck)) throw error;
     });

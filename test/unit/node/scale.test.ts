@@ -1,6 +1,7 @@
 /** Many volumes, very large ones, and deletions that were interrupted: what a start makes of them, and what they cost. */
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { completion } from '../../../src/base/io-wait.ts';
 import type { OpNumber, VolumeNumber } from '../../../src/base/units.ts';
@@ -10,7 +11,7 @@ import { SUMS_FILE } from '../../../src/node/index-sums.ts';
 import { LmdbIndex } from '../../../src/platform/lmdb-index.ts';
 import { temporaryDirectory } from '../../support/temporary-directory.ts';
 import { isAll } from '../head/head-rig.ts';
-import { startTestNode } from './node-rig.ts';
+import { startTestNode, volumeRequest } from './node-rig.ts';
 
 const DEVICES = (directory: string) => [{ path: join(directory, 'disk'), sizeBytes: MIB + 128 * MIB }];
 
@@ -133,6 +134,9 @@ t.test('a deletion that was interrupted is finished at the next start', async t 
     ['kept'],
   );
   t.ok(isAll((await again.request('kept', 'read', 0, 20 * MIB)).bytes, 4));
+  const used = () => again.node.status().devices[0].usedBytes;
+  for (const end = Date.now() + 5000; used() > 32 * MIB && Date.now() < end; ) await sleep(20);
+  t.equal(used(), 32 * MIB, 'its space comes free while the node serves');
   await again.stop();
   await changeIndex(directory, index => {
     t.same(
@@ -151,6 +155,30 @@ t.test('a deletion that was interrupted is finished at the next start', async t 
   t.ok(isAll((await third.request('kept', 'read', 40 * MIB, 4096)).bytes, 9));
   await third.stop();
 });
+
+t.test(
+  'the name of a volume is free once its deletion is on record, and its space soon after, stops or not',
+  async t => {
+    const directory = temporaryDirectory(t);
+    const large = { ...volumeRequest('large', 96 * MIB), chunkBytes: 16 * KIB };
+    const running = await startTestNode(directory, { devices: DEVICES(directory) });
+    await running.node.createVolume(large);
+    for (let i = 0; i < 5; i++) await running.request('large', 'write', i * 16 * MIB, new Uint8Array(16 * MIB).fill(1));
+    await running.stop();
+    const again = await startTestNode(directory);
+    const deleted = again.node.deleteVolume('large');
+    await t.rejects(again.node.createVolume(large), { code: 'volume-exists' });
+    await deleted;
+    t.match(await again.node.createVolume(large), { number: 2 });
+    await again.stop();
+    const third = await startTestNode(directory);
+    t.match(third.node.volumes(), [{ number: 2 }]);
+    const used = () => third.node.status().devices[0].usedBytes;
+    for (const end = Date.now() + 5000; used() > 0 && Date.now() < end; ) await sleep(20);
+    t.equal(used(), 0);
+    await third.stop();
+  },
+);
 
 t.test('a volume is deleted though nothing can be destaged, and by a start as well', async t => {
   const directory = temporaryDirectory(t);
