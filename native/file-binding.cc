@@ -3,6 +3,9 @@
 //   writeAt(fd, bytes: Uint8Array, offset, length, position): bytes written or -errno; done when it returns
 //   directAlignment(fd): bytes, 0 where unknown
 //   blockDevice(fd): { sizeBytes, sectorBytes } | -errno
+//   takeSpace(fd, position, length): 0 or -errno; the file's length stays, and what is written there later finds room
+#include <fcntl.h>
+#include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -64,11 +67,27 @@ Napi::Value BlockDevice(const Napi::CallbackInfo& info) {
   return device;
 }
 
+Napi::Value TakeSpace(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  int fd;
+  double position, length;
+  if (!ToDescriptor(env, info[0], &fd) || !ToWhole(env, info[1], kSafeIntegerMax, &position) ||
+      !ToWhole(env, info[2], kSafeIntegerMax, &length)) {
+    return env.Undefined();
+  }
+  int result;
+  do {
+    result = fallocate(fd, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(position), static_cast<off_t>(length));
+  } while (result < 0 && errno == EINTR);
+  return Napi::Number::New(env, result < 0 ? -errno : 0);
+}
+
 }  // namespace
 
 void InitializeFiles(Napi::Env env, Napi::Object exports) {
   exports.Set("writeAt", Napi::Function::New(env, WriteAt, "writeAt"));
   exports.Set("directAlignment", Napi::Function::New(env, DirectAlignmentOf, "directAlignment"));
+  exports.Set("takeSpace", Napi::Function::New(env, TakeSpace, "takeSpace"));
   exports.Set("blockDevice", Napi::Function::New(env, BlockDevice, "blockDevice"));
 }
 

@@ -171,7 +171,7 @@ export interface NodeControl {
   growVolume(name: string, sizeBytes: number): Promise<VolumeInfo>;
   /**
    * Resolves when the volume is gone for good; its space comes free behind that. Rejects with `volume-unknown`,
-   * `volume-busy`, `io` or `shutting-down`.
+   * `volume-busy`, `no-space`, `io` or `shutting-down`.
    */
   deleteVolume(name: string): Promise<void>;
   /**

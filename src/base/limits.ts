@@ -117,6 +117,14 @@ export const destageWritesHurried = 64;
 export const retiredChunksMax = 32 * 1024;
 /** Less than this in replaced slots is no reason to cut the log, however little is free. */
 export const retiredBytesMin = 8 * MIB;
+/**
+ * No transaction of so many chunks makes the index longer by more than this, be it one page for each and those above, or two
+ * for each entry of the largest chunks; nor a removal by more than that.
+ */
+export const indexGrowthBytes = 16 * MIB;
+export const indexRemovalGrowthBytes = 4 * MIB;
+/** Taken of the index's file system ahead of need. */
+export const indexRoomBytes = 32 * MIB;
 /** After this time the destage tries again what it could not do. */
 export const destageRetryMs = 1000;
 /** So often a step that waits for devices looks whether one of them is ill. */
@@ -174,6 +182,7 @@ assert(chunkBytesMin % BLOCK_BYTES === 0, 'a chunk is whole blocks');
 assert(nbdInlineBytesMax + 2 * BLOCK_BYTES <= bounceBufferBytes, 'an unaligned inline read fits a bounce buffer');
 assert(scrubCountMax * scrubReadsInFlight * 4 < bounceBufferCount, 'scrubs leave most bounce buffers to clients');
 assert(bounceBufferBytes <= scrubRateMin, 'a scrub reads at least once a second');
+assert(indexRemovalGrowthBytes < indexGrowthBytes && indexGrowthBytes < indexRoomBytes, 'room is taken in advance');
 assert(columnBytes % chunkBytesMax === 0, 'a column is whole chunks of any size');
 assert(nbdInlineBytesMax * 2 < nbdReceiveBytes, 'an inline payload fits the receive buffer behind its header');
 assert(nbdInlineBytesMax * 4 < nbdReplyBytes, 'several inline replies fit the reply buffer');

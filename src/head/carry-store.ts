@@ -6,6 +6,7 @@
  * - Only what has not changed since its data was taken leaves the overlay.
  * - A slot that was replaced is retired when the index refers to it no more, and not before.
  */
+import { indexGrowthBytes } from '../base/limits.ts';
 import type { CarryGroup, CarryTask, Conclude } from './carry-group.ts';
 import type { DestageStore } from './destage-store.ts';
 import type { Head } from './head.ts';
@@ -22,7 +23,7 @@ export class CarryStore {
   /** One transaction for these chunks. Rejects with `DestageStuck`. */
   async commit(tasks: readonly CarryTask[], conclude: Conclude | undefined): Promise<void> {
     const { index, slots } = this.#head;
-    this.#store.refuseFailed();
+    this.#store.refuseUnwritable(indexGrowthBytes);
     const transaction = index.begin();
     for (const { volume, chunk, indexed, entry } of tasks) {
       if (indexed !== undefined && indexed.location !== entry?.location) slots.unmarkIndexed(indexed.location);

@@ -18,6 +18,7 @@ import {
   destagePatienceMs,
   destageStepSegments,
   destageStepsPerLog,
+  indexRemovalGrowthBytes,
   pressingFill,
 } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
@@ -92,7 +93,7 @@ export class DestageStep {
    * is dirty still.
    */
   async run(devicesFull: boolean): Promise<StepEnd> {
-    this.#store.refuseFailed();
+    this.#store.refuseUnwritable(indexRemovalGrowthBytes);
     const { pace } = this.#ports;
     const { log, overlay } = this.#head;
     const segment = Math.floor(log.cut / log.segmentBytes);
@@ -207,7 +208,7 @@ export class DestageStep {
   /** Removes some of the index entries of chunks [from, end); returns from where to go on. */
   async removeIndexed(volume: Volume, from: number, end: number): Promise<number> {
     const { index, overlay, slots } = this.#head;
-    this.#store.refuseFailed();
+    this.#store.refuseUnwritable(indexRemovalGrowthBytes);
     const transaction = index.begin();
     const removed: [ChunkNumber, Location][] = [];
     let next = end;

@@ -19,7 +19,7 @@ export class DestageStuck extends Error {
   }
 }
 
-/** No device has a slot left for a chunk that has none yet, or a slot has no space behind it. */
+/** No device has a slot left for a chunk that has none yet, or a slot has no space behind it, or the index has none. */
 export class DevicesFull extends DestageStuck {}
 
 export class DestageStore {
@@ -42,8 +42,16 @@ export class DestageStore {
     if ((await this.#head.flush()) !== 0) throw new DestageStuck('the op log cannot be synced');
   }
 
-  /** To be called before slots are marked for a transaction: marks of one that is never made would stay. */
-  refuseFailed(): void {
+  /**
+   * To be called before slots are marked for a transaction, which may make the index longer by so much: marks of one that is
+   * never made would stay.
+   */
+  refuseUnwritable(bytes: number): void {
+    this.#refuseFailed();
+    if (!this.#head.index.hasRoom(bytes)) throw new DevicesFull('the file system of the index has no space left');
+  }
+
+  #refuseFailed(): void {
     if (this.#failed) throw new DestageStuck('the index could not be written', 'for good');
   }
 
@@ -53,7 +61,7 @@ export class DestageStore {
    * nothing durable until its first sync; what is on record stays.)
    */
   async commit(transaction: IndexTransaction, cut = this.#head.log.cut): Promise<void> {
-    this.refuseFailed();
+    this.#refuseFailed();
     const { slots, log, index } = this.#head;
     slots.store(transaction);
     const durable = Math.max(log.durable, index.state()?.durable ?? 0) as LogPosition;

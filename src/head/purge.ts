@@ -9,9 +9,10 @@
  */
 import { errnoName } from '../base/errno.ts';
 import { completion } from '../base/io-wait.ts';
+import { indexRemovalGrowthBytes } from '../base/limits.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Destage } from './destage.ts';
-import { DestageStuck } from './destage-store.ts';
+import { DestageStuck, DevicesFull } from './destage-store.ts';
 import type { Head } from './head.ts';
 
 /**
@@ -25,6 +26,7 @@ export async function purge(head: Head, destage: Destage, volume: Volume): Promi
     from = await destage.exclusively(() => destage.removeIndexed(volume, from, end));
   }
   await destage.exclusively(async () => {
+    if (!head.index.hasRoom(indexRemovalGrowthBytes)) throw new DevicesFull('the file system of the index is full');
     const transaction = head.index.begin();
     transaction.removeVolume(volume.number);
     const result = await completion(request => transaction.commit(request));

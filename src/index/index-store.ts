@@ -10,7 +10,8 @@
  * - A transaction's changes become visible and durable together, in the order in which transactions were committed.
  *   After a crash each is there wholly or not at all, and none without those before it.
  * - Reads see the newest committed state. What they return stays valid and is never changed.
- * - A failed commit changes nothing that is visible, and the index takes no further commit.
+ * - A failed commit changes nothing that is visible, and the index takes no further commit. So that it does not fail for want
+ *   of space, `hasRoom` is asked before.
  */
 import type { IoRequest } from '../base/io.ts';
 import type { Epoch, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
@@ -85,6 +86,8 @@ export interface IndexStore {
   chunks(volume: VolumeNumber, from: number, to: number, limit: number): Iterable<readonly [number, ChunkEntry]>;
   /** Numbers of the volumes that have chunks, ascending, whether or not there is an entry of the volume. */
   chunkVolumes(): Iterable<VolumeNumber>;
+  /** Whether the disk has room for transactions that make the index longer by so much: sees to it as far as it can. */
+  hasRoom(bytes: number): boolean;
   begin(): IndexTransaction;
   /** Bytes on disk. */
   readonly sizeBytes: number;

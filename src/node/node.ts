@@ -14,7 +14,7 @@ import { sledgeVersion } from '../admin/version.ts';
 import { errnoName } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import { completion } from '../base/io-wait.ts';
-import { nbdDrainTimeoutMs, volumeCountMax } from '../base/limits.ts';
+import { indexRemovalGrowthBytes, nbdDrainTimeoutMs, volumeCountMax } from '../base/limits.ts';
 import type { Epoch, OpNumber, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES, formatBytes } from '../base/units.ts';
 import type { Destage } from '../head/destage.ts';
@@ -146,6 +146,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     if (this.#byName.size + this.#heldNames.size >= volumeCountMax) {
       throw new SledgeError('volume-limit', `a node has at most ${volumeCountMax} volumes`);
     }
+    this.#refuseWithoutRoom();
     this.#heldNames.add(request.name);
     try {
       const number = Math.max(head.index.nextVolume(), this.#nextVolume) as VolumeNumber;
@@ -187,6 +188,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     const volume = this.#require(name);
     const sessions = this.#sessions.get(volume)?.size ?? 0;
     if (sessions > 0) throw new SledgeError('volume-busy', `${name} has ${sessions} connected clients`);
+    this.#refuseWithoutRoom();
     this.#byName.delete(name);
     this.#heldNames.add(name);
     volume.state = 'deleting';
@@ -275,6 +277,14 @@ export class Node implements NodeControl, ExportTable, RunningNode {
 
   #refuseWhenStopping(): void {
     if (this.#stopping !== undefined) throw new SledgeError('shutting-down', 'the server is stopping');
+  }
+
+  /** Before a commit, which would be the last one if it failed. */
+  #refuseWithoutRoom(): void {
+    if (this.#parts.head.index.hasRoom(indexRemovalGrowthBytes)) return;
+    throw new SledgeError('no-space', 'the file system of the index is full', {
+      hint: 'Free some space there, and try again.',
+    });
   }
 
   #info(volume: Volume): VolumeInfo {

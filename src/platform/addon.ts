@@ -53,6 +53,7 @@ export interface NativeAddon {
   writeAt(fd: number, bytes: Uint8Array, offset: number, length: number, position: number): number;
   directAlignment(fd: number): number;
   blockDevice(fd: number): { readonly sizeBytes: number; readonly sectorBytes: number } | number;
+  takeSpace(fd: number, position: number, length: number): number;
   encodeTcpAddress(host: string, port: number, out: Uint8Array): number;
   encodeUnixAddress(path: string, out: Uint8Array): number;
   listenOn(address: Uint8Array, length: number, backlog: number, dualStack: boolean): number;

@@ -7,21 +7,26 @@
  *   3 column   device         column     value: volume (4) chunk length (4) bitmap
  *   4 chunk    volume         chunk      value: see index/chunk-entry.ts
  *
+ * LMDB does not take well to a disk without room (3.5.6 writes the text of that error beyond its end): space is taken ahead,
+ * beyond the end of the file, and where there is none no commit is tried.
+ *
  * A commit is one batch of LMDB, whose promise resolves when it is durable: overlapping syncs are switched off, so that a
  * commit means what it says. LMDB's own batches of an event turn are off, too: nobody is given the promise of those, and a
  * failed commit, which rejects it, would end the process.
  */
-import { existsSync, statSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, openSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { open, type RootDatabase } from 'lmdb';
-import { EIO } from '../base/errno.ts';
+import { EIO, isNoSpace } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import type { IoRequest } from '../base/io.ts';
+import { indexRoomBytes } from '../base/limits.ts';
 import type { VolumeNumber } from '../base/units.ts';
 import { GIB } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 import { decodeEntry, encodeEntry } from '../index/chunk-entry.ts';
 import type { ColumnEntry, IndexState, IndexStore, IndexTransaction, VolumeEntry } from '../index/index-store.ts';
+import { addon } from './addon.ts';
 
 const KEY_BYTES = 16;
 const STATE = 1;
@@ -43,6 +48,10 @@ export class LmdbIndex implements IndexStore {
   readonly #path: string;
   /** LMDB takes a key's bytes at once, so one buffer serves all look-ups. */
   readonly #key = Buffer.alloc(KEY_BYTES);
+  /** For taking space; undefined where the index is for reading only. */
+  readonly #fd: number | undefined;
+  /** Up to here the file has its space. */
+  #roomEnd = 0;
   #failed = false;
 
   static exists(directory: string): boolean {
@@ -67,6 +76,7 @@ export class LmdbIndex implements IndexStore {
       readOnly,
     });
     if (readOnly) this.#refuseTruncated();
+    this.#fd = readOnly ? undefined : openSync(this.#path, 'r+');
   }
 
   get sizeBytes(): number {
@@ -125,6 +135,16 @@ export class LmdbIndex implements IndexStore {
     }
   }
 
+  hasRoom(bytes: number): boolean {
+    if (this.#fd === undefined) return true;
+    const { size } = fstatSync(this.#fd);
+    if (this.#roomEnd - size >= bytes) return true;
+    const result = addon.takeSpace(this.#fd, size, indexRoomBytes);
+    if (result === 0) this.#roomEnd = size + indexRoomBytes;
+    // A file system that cannot say leaves it to chance.
+    return !isNoSpace(result);
+  }
+
   begin(): IndexTransaction {
     const changes: Change[] = [];
     const put = (kind: number, high: number, low: number, value: Uint8Array) => {
@@ -150,6 +170,7 @@ export class LmdbIndex implements IndexStore {
 
   async close(): Promise<void> {
     await this.#db.close();
+    if (this.#fd !== undefined) closeSync(this.#fd);
   }
 
   #refuseTruncated(): void {
