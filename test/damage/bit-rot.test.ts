@@ -134,7 +134,7 @@ async function leaveDirectory(directory: string, random: SimRandom): Promise<Kno
     while (running.node.status().log.usedBytes < logBytes) await change(running, known, random, random.oneOf(names));
   };
   await changes(OLD_LOG_BYTES);
-  // A deletion destages everything.
+  // Behind a deletion everything is destaged.
   await running.node.createVolume({
     name: 'gone',
     sizeBytes: MIB,
@@ -144,6 +144,7 @@ async function leaveDirectory(directory: string, random: SimRandom): Promise<Kno
   });
   await running.request('gone', 'write', 0, new Uint8Array(MIB).fill(1));
   await running.node.deleteVolume('gone');
+  while (running.node.status().log.usedBytes > 0) await new Promise(resolve => setTimeout(resolve, 10));
   await changes(LOG_BYTES * 0.7);
   await running.stop();
   running = await startTestNode(directory, OPTIONS);
