@@ -25,7 +25,7 @@ const TABLE = {
   'device-unusable': { retryable: false, hint: 'Give a regular file or a block device that can be opened O_DIRECT.' },
   'device-foreign': {
     retryable: false,
-    hint: 'The device holds data that is not of this node. Wipe it first (wipefs -a), or give another one.',
+    hint: 'The device holds data that is not of this node. Give another one.',
   },
   'device-missing': {
     retryable: true,

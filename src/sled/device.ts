@@ -135,6 +135,14 @@ export async function examineDevice(path: string, file: BlockFile, tools: Device
   return judgeCopies(copies);
 }
 
+/** Throws `no-space`. */
+export function refuseTooSmall(path: string, sizeBytes: number): void {
+  if (columnsThatFit(sizeBytes) >= 1) return;
+  throw new SledgeError('no-space', `${path} has ${formatBytes(sizeBytes)}: too small for a device`, {
+    hint: `Give it at least ${formatBytes(FIRST_COLUMN_POSITION + columnBytes)}.`,
+  });
+}
+
 /** Makes a blank device one of this node. Rejects with `no-space` when it is too small, or `io`. */
 export async function takeDevice(
   path: string,
@@ -142,12 +150,8 @@ export async function takeDevice(
   identity: DeviceIdentity,
   tools: DeviceTools,
 ): Promise<Device> {
+  refuseTooSmall(path, file.sizeBytes);
   const columnCount = columnsThatFit(file.sizeBytes);
-  if (columnCount < 1) {
-    throw new SledgeError('no-space', `${path} has ${formatBytes(file.sizeBytes)}: too small for a device`, {
-      hint: `Give it at least ${formatBytes(FIRST_COLUMN_POSITION + columnBytes)}.`,
-    });
-  }
   const superblock: Superblock = {
     ...identity,
     columnBytes,
