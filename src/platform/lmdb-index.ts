@@ -14,7 +14,7 @@
  * commit means what it says. LMDB's own batches of an event turn are off, too: nobody is given the promise of those, and a
  * failed commit, which rejects it, would end the process.
  */
-import { closeSync, existsSync, fstatSync, openSync, statSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { open, type RootDatabase } from 'lmdb';
 import { EIO, isNoSpace } from '../base/errno.ts';
@@ -54,8 +54,9 @@ export class LmdbIndex implements IndexStore {
   #roomEnd = 0;
   #failed = false;
 
+  /** An empty file is none: LMDB would make a new index of it. */
   static exists(directory: string): boolean {
-    return existsSync(join(directory, INDEX_FILE));
+    return (statSync(join(directory, INDEX_FILE), { throwIfNoEntry: false })?.size ?? 0) > 0;
   }
 
   /**
@@ -74,6 +75,8 @@ export class LmdbIndex implements IndexStore {
       mapSize: MAP_BYTES,
       maxReaders: 16,
       readOnly,
+      // Not among the types of LMDB's options; its lock file gets it, too.
+      ...{ permissionsMode: 0o600 },
     });
     if (readOnly) this.#refuseTruncated();
     this.#fd = readOnly ? undefined : openSync(this.#path, 'r+');
