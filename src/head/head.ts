@@ -17,7 +17,7 @@ import { NO_SUM } from '../base/checksum.ts';
 import { EIO, errnoName } from '../base/errno.ts';
 import type { Turns } from '../base/io.ts';
 import { indexEntriesMax } from '../base/limits.ts';
-import type { DamagedPlace } from '../base/location.ts';
+import type { BlockFault, DamagedPlace } from '../base/location.ts';
 import type { BlockNumber, ChunkNumber, LogPosition, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
@@ -57,7 +57,7 @@ export interface HeadPorts {
 /** What the head tells the rest of the node. */
 export interface HeadEvents {
   logFailed(errno: number): void;
-  corruptionFound(volume: string, block: BlockNumber, place: DamagedPlace): void;
+  corruptionFound(volume: string, block: BlockNumber, place: DamagedPlace, fault: BlockFault): void;
 }
 
 /** The destage, as the head calls it. */
@@ -165,8 +165,8 @@ export class Head implements Committer, RequestHandler {
     return this.#log;
   }
 
-  corruptionFound(volume: Volume, block: BlockNumber, place: DamagedPlace): void {
-    this.#events.corruptionFound(volume.name, block, place);
+  corruptionFound(volume: Volume, block: BlockNumber, place: DamagedPlace, fault: BlockFault = 'mismatch'): void {
+    this.#events.corruptionFound(volume.name, block, place, fault);
   }
 
   /** Recovery is over: from here on operations come from clients. */

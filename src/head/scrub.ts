@@ -19,7 +19,7 @@ import { NO_SUM, takeSums } from '../base/checksum.ts';
 import type { CancelTimer, Clock } from '../base/io.ts';
 import { completion, IoWindow } from '../base/io-wait.ts';
 import { bounceBufferBytes, damagedBlocksMax, readRetriesMax, scrubReadsInFlight } from '../base/limits.ts';
-import type { Location } from '../base/location.ts';
+import type { BlockFault, Location } from '../base/location.ts';
 import type { BlockNumber, ChunkNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { Volume } from '../volume/volume.ts';
@@ -31,11 +31,11 @@ export interface ScrubPorts {
   readonly clock: Clock;
 }
 
-/** A block that is not what it should be: its bytes do not match its checksum, or the device does not give them. */
+/** A block that is not what it should be. */
 export interface DamagedBlock {
   readonly block: BlockNumber;
   readonly location: Location;
-  readonly fault: 'mismatch' | 'unreadable';
+  readonly fault: BlockFault;
 }
 
 /** A timer tells no shorter time well: what is due within it is read at once. */
@@ -253,16 +253,13 @@ export class Scrub {
     return true;
   }
 
-  #found(block: BlockNumber, location: Location, fault: DamagedBlock['fault']): void {
+  #found(block: BlockNumber, location: Location, fault: BlockFault): void {
     const { sled } = this.#head;
     this.#damagedBlocks++;
     if (this.#damage.length < damagedBlocksMax) this.#damage.push({ block, location, fault });
-    if (fault === 'unreadable') {
-      sled.readFailed(location);
-      return;
-    }
-    sled.checksumFailed(location);
-    this.#head.corruptionFound(this.#volume, block, { kind: 'device', location });
+    if (fault === 'unreadable') sled.readFailed(location);
+    else sled.checksumFailed(location);
+    this.#head.corruptionFound(this.#volume, block, { kind: 'device', location }, fault);
   }
 
   /** Whether clients would read the block from this place now, and expect this checksum. */

@@ -8,7 +8,7 @@
  *   not for a scrub to find, and stays as long as the log does.
  */
 import { damagedBlocksMax, damagedBlocksShown } from '../base/limits.ts';
-import type { DamagedPlace, FilePlace } from '../base/location.ts';
+import type { BlockFault, DamagedPlace, FilePlace } from '../base/location.ts';
 import type { BlockNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ProblemList } from './problem-list.ts';
@@ -46,7 +46,7 @@ export class DamageList {
     return this.#serial;
   }
 
-  found(volume: string, block: BlockNumber, place: DamagedPlace, file: FilePlace): void {
+  found(volume: string, block: BlockNumber, place: DamagedPlace, file: FilePlace, fault: BlockFault): void {
     if (place.kind === 'log') this.#logFindings++;
     let damage = this.#volumes.get(volume);
     if (damage === undefined) {
@@ -61,7 +61,7 @@ export class DamageList {
     }
     const hidden = [...damage.blocks.keys()].at(-1 - damagedBlocksShown);
     if (hidden !== undefined) this.#problems.clear(keyOf(volume, hidden));
-    this.#problems.add(keyOf(volume, block), problemOf(volume, block, place, file), volume);
+    this.#problems.add(keyOf(volume, block), problemOf(volume, block, place, file, fault), volume);
     this.#countHidden(volume, damage);
   }
 
@@ -111,12 +111,14 @@ function keyOf(volume: string, block: BlockNumber): string {
   return `damage/${volume}/${block}`;
 }
 
-function problemOf(volume: string, block: BlockNumber, place: DamagedPlace, found: FilePlace) {
+function problemOf(volume: string, block: BlockNumber, place: DamagedPlace, found: FilePlace, fault: BlockFault) {
+  const isRead = fault === 'mismatch';
   const where = place.kind === 'log' ? "The op log's record" : 'What is stored';
+  const how = isRead ? 'does not match its checksum' : 'is not given by the device';
   return {
     severity: 'error',
-    what: `Bytes ${block * BLOCK_BYTES} to ${(block + 1) * BLOCK_BYTES - 1} of ${volume} are damaged.`,
-    why: `${where} in ${found.file} from byte ${found.offsetBytes} on does not match its checksum.`,
+    what: `Bytes ${block * BLOCK_BYTES} to ${(block + 1) * BLOCK_BYTES - 1} of ${volume} ${isRead ? 'are damaged' : 'cannot be read'}.`,
+    why: `${where} in ${found.file} from byte ${found.offsetBytes} on ${how}.`,
     todo: `Reads of them fail until they are written again. Restore them from a copy; check the disk; then: sledge scrub ${volume}`,
   } as const;
 }

@@ -229,10 +229,12 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     if (log.syncCount !== (this.#lastSync?.count ?? 0)) {
       this.#lastSync = { count: log.syncCount, at: now.toISOString() };
     }
+    const devices = this.#deviceStatus();
+    const hasFailed = devices.some(({ errors }) => errors.read + errors.write > 0);
     const list = [...asideProblems(head.sled.devices()), ...problems.list()];
     const failed = list.some(problem => problem.severity === 'error');
     return {
-      health: failed ? 'failed' : list.length > 0 ? 'degraded' : 'ok',
+      health: failed ? 'failed' : list.length > 0 || hasFailed ? 'degraded' : 'ok',
       problems: list,
       version: sledgeVersion(),
       pid: process.pid,
@@ -255,7 +257,7 @@ export class Node implements NodeControl, ExportTable, RunningNode {
         misses: cache.misses,
       },
       index: { sizeBytes: head.index.sizeBytes },
-      devices: this.#deviceStatus(),
+      devices,
       volumes: this.volumes(),
       addresses: this.addresses,
       tls,
@@ -339,6 +341,8 @@ export class Node implements NodeControl, ExportTable, RunningNode {
       throw new SledgeError('io', `stopped without answering every request: ${why}`);
     }
     for (const close of closers) await close();
+    if (errno !== 0)
+      throw new SledgeError('io', `stopped, but what was written last is not durable: ${errnoName(errno)}`);
   }
 
   /** Waits until clients are answered and gone, but not for ever. */

@@ -53,6 +53,9 @@ export interface RunningNode {
   readonly control: NodeControl;
   /** As bound, in the order of `listen`: with the real port where 0 was asked for. */
   readonly addresses: readonly ListenAddress[];
-  /** Takes no new client, answers what is in flight, disconnects, makes everything durable, releases the directory. */
+  /**
+   * Takes no new client, answers what is in flight, disconnects, makes everything durable, releases the directory. Rejects
+   * with `io` when not every request could be answered, or when what was written last is not durable.
+   */
   stop(): Promise<void>;
 }

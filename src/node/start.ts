@@ -243,10 +243,11 @@ function headEvents(
         todo: 'Check the disk of the data directory, then start the server again.',
       });
     },
-    corruptionFound: (volume, block, place) => {
+    corruptionFound: (volume, block, place, fault) => {
       const file = locate(place);
-      log.error({ volume, block, ...file }, 'stored data does not match its checksum');
-      damage.found(volume, block, place, file);
+      const how = fault === 'mismatch' ? 'does not match its checksum' : 'cannot be read';
+      log.error({ volume, block, ...file }, `stored data ${how}`);
+      damage.found(volume, block, place, file, fault);
     },
   };
 }

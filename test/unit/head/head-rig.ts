@@ -6,7 +6,7 @@
 import { BouncePool } from '../../../src/base/bounce-pool.ts';
 import { seededChecksums } from '../../../src/base/checksum.ts';
 import type { IoRequest } from '../../../src/base/io.ts';
-import type { DamagedPlace } from '../../../src/base/location.ts';
+import type { BlockFault, DamagedPlace } from '../../../src/base/location.ts';
 import { plainRegion, type Region, type RegionSource } from '../../../src/base/memory.ts';
 import type { OpNumber, VolumeNumber } from '../../../src/base/units.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
@@ -168,9 +168,9 @@ export class HeadRig {
     const events: string[] = [];
     const headEvents = {
       logFailed: (errno: number) => void events.push(`log failed ${errno}`),
-      corruptionFound: (volume: string, block: number, place: DamagedPlace) => {
+      corruptionFound: (volume: string, block: number, place: DamagedPlace, fault: BlockFault) => {
         const where = place.kind === 'device' ? `location ${place.location}` : `log position ${place.position}`;
-        events.push(`corrupt ${volume} ${block} ${where}`);
+        events.push(`${fault === 'mismatch' ? 'corrupt' : fault} ${volume} ${block} ${where}`);
       },
     };
     const bounce = new BouncePool(regions, 16);

@@ -205,6 +205,7 @@ t.test('a read that fails is made again block by block; what stays unreadable is
   t.equal(await pump(rig.loop, running), true);
   t.same(scrub.damage, [{ block: 7, location: locationOfBlock(rig, 7), fault: 'unreadable' }]);
   t.match(rig.store.deviceInfo!.errors, { read: 1, checksum: 0 });
+  t.same(rig.events, [`unreadable vol1 7 location ${locationOfBlock(rig, 7)}`]);
 });
 
 t.test('the rate holds, and bounds what is under way', async t => {

@@ -12,11 +12,14 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
+import { EIO } from '../../../src/base/errno.ts';
 import { LatencyHistogram } from '../../../src/base/latency-histogram.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { BenchConnection } from '../../../src/bin/bench-connection.ts';
+import { Head } from '../../../src/head/head.ts';
 import { type NbdUri, parseNbdUri } from '../../../src/nbd-server-protocol/uri.ts';
 import type { ListenAddress } from '../../../src/platform/io-platform.ts';
+import { INDEX_FILE } from '../../../src/platform/lmdb-index.ts';
 import { IO_KINDS } from '../../contract/io-support.ts';
 import { temporaryDirectory } from '../../support/temporary-directory.ts';
 import { isAll } from '../head/head-rig.ts';
@@ -273,6 +276,28 @@ for (const kind of IO_KINDS) {
       t.ok(again.log.lines.some(line => line.includes('the op log is whole')));
       await again.stop();
       await again.stop();
+    });
+
+    t.test('an index that was emptied is missing, and nobody else reads the one that is there', async t => {
+      const directory = temporaryDirectory(t);
+      await (await startTestNode(directory, { kind, volumes: [vol0] })).stop();
+      const path = join(directory, 'data', 'index', INDEX_FILE);
+      t.equal(statSync(path).mode & 0o777, 0o600);
+      truncateSync(path, 0);
+      await t.rejects(startTestNode(directory, { kind }), { code: 'corrupt', message: /index .* is missing/ });
+    });
+
+    t.test('a stop that cannot make everything durable says so when all is closed', async t => {
+      const directory = temporaryDirectory(t);
+      const { node } = await startTestNode(directory, { kind, volumes: [vol0] });
+      const { flush } = Head.prototype;
+      Head.prototype.flush = async () => EIO;
+      try {
+        await t.rejects(node.stop(), { code: 'io', message: /not durable: EIO/ });
+      } finally {
+        Head.prototype.flush = flush;
+      }
+      await (await startTestNode(directory, { kind })).stop();
     });
 
     t.test('once it is stopping, changes are refused', async t => {

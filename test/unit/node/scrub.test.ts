@@ -96,7 +96,7 @@ t.test('the latest damaged blocks of a volume are listed and the others counted'
   const list = new DamageList(problems);
   const device = (location: number) => ({ kind: 'device', location: location as Location }) as const;
   const found = (volume: string, block: number) =>
-    list.found(volume, block as BlockNumber, device(block), { file: '/disk', offsetBytes: block * 4096 });
+    list.found(volume, block as BlockNumber, device(block), { file: '/disk', offsetBytes: block * 4096 }, 'mismatch');
   const listed = (volume: string) => problems.ofVolume(volume).map(({ what }) => what);
   found('other', 1);
   for (let i = 0; i < damagedBlocksShown; i++) found('vol0', i);
@@ -118,7 +118,7 @@ t.test('the latest damaged blocks of a volume are listed and the others counted'
 
   const since = list.serial;
   found('vol0', 2000);
-  list.found('vol0', 7 as BlockNumber, { kind: 'log', position: 900 }, { file: '/log', offsetBytes: 900 });
+  list.found('vol0', 7 as BlockNumber, { kind: 'log', position: 900 }, { file: '/log', offsetBytes: 900 }, 'mismatch');
   list.scrubbed('vol0', since, 0);
   t.same(listed('vol0').length, 2);
   list.scrubbed('vol0', list.serial, 900);
@@ -129,5 +129,19 @@ t.test('the latest damaged blocks of a volume are listed and the others counted'
   t.equal(listed('other').length, 1);
   list.forget('other');
   t.same(problems.list(), []);
+  t.end();
+});
+
+t.test('a block that the device does not give has its own words', t => {
+  const problems = new ProblemList();
+  const place = { kind: 'device', location: 2 as Location } as const;
+  const file = { file: '/disk', offsetBytes: 8192 };
+  new DamageList(problems).found('vol0', 2 as BlockNumber, place, file, 'unreadable');
+  t.match(problems.ofVolume('vol0'), [
+    {
+      what: 'Bytes 8192 to 12287 of vol0 cannot be read.',
+      why: 'What is stored in /disk from byte 8192 on is not given by the device.',
+    },
+  ]);
   t.end();
 });
