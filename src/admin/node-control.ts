@@ -120,7 +120,6 @@ export interface CommandStatus {
 }
 
 export interface NodeStatus {
-  /** `failed`: some volume cannot be written or read; `degraded`: everything is served, but something needs a hand. */
   /** `failed` with a problem that is an error; `degraded` with any other, or when a device has failed to read or write. */
   readonly health: 'ok' | 'degraded' | 'failed';
   readonly problems: readonly Problem[];

@@ -1,10 +1,10 @@
 /** Where data lies in mass storage, as index entries and log records name it. */
 import { BLOCK_BYTES } from './units.ts';
 
-/** Where a block was found that does not match its checksum: on a device, or in the op log. */
 /** What is wrong with a block: its bytes do not match its checksum, or the device does not give them. */
 export type BlockFault = 'mismatch' | 'unreadable';
 
+/** Where a damaged block was found: on a device, or in the op log. */
 export type DamagedPlace =
   | { readonly kind: 'device'; readonly location: Location }
   | { readonly kind: 'log'; readonly position: number };
