@@ -2,7 +2,8 @@
 # Several connections, one queue each. Arguments: PORT EXPORT CONNECTIONS
 cd "$(dirname "$0")" && . ./common.sh
 port=$1 export=$2 connections=$3
-attach "$port" "$export" -C "$connections"
+# Emulated processors beside other work: a request may take as long as the kernel waits for it unless told otherwise.
+attach "$port" "$export" -C "$connections" -t 180
 echo "queues=$(ls -d /sys/block/nbd0/mq/* | wc -l)"
 echo "connections=$(ss -Htn state established "dport = :$port" | wc -l)"
 # One job a CPU, so that each queue, and with it each connection, has work.
