@@ -29,7 +29,7 @@ export async function startSledge(options: SledgeOptions): Promise<StartedProces
 
 /**
  * Carries what writes left in the log to mass storage, as `sync` does for a server that writes to the page cache: or the
- * next measurement would pay for this one. Deleting a volume is what waits until the log names it no more.
+ * next measurement would pay for this one. Behind a deletion the log is cut.
  */
 export async function settleSledge(dataDirectory: string): Promise<void> {
   await sledgeJson(dataDirectory, 'volume', 'create', 'settle', '--size', '1MiB');

@@ -17,7 +17,7 @@ import { LmdbIndex } from '../../src/platform/lmdb-index.ts';
 import { runCommand } from '../support/command-run.ts';
 import { look } from '../support/directory-state.ts';
 import { checksumFile, runOk, skipUnlessInstalled } from '../support/nbd-programs.ts';
-import { type RunningServer, sledgeJson, startServer } from '../support/server-process.ts';
+import { logEmptied, type RunningServer, sledgeJson, startServer } from '../support/server-process.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 t.setTimeout(180_000);
@@ -164,10 +164,11 @@ t.test('defects are repaired or left, and the data is what it was', { skip }, as
   const first = await place.start();
   await place.fill(first, 'large', 32 * MIB);
   await place.fill(first, 'small', 5 * MIB);
-  // A deletion destages everything: from now on the index has it.
+  // Behind a deletion everything is destaged: from now on the index has it.
   await sledgeJson(data, 'volume', 'create', 'scratch', '--size', '1MiB');
   await place.fill(first, 'scratch', MIB);
   await sledgeJson(data, 'volume', 'delete', 'scratch');
+  await logEmptied(data);
   // Of this the log alone knows where it is.
   await place.fill(first, 'large', 4 * MIB);
   const sums = await place.sums(first);

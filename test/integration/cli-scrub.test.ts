@@ -2,6 +2,7 @@
 import { once } from 'node:events';
 import { closeSync, fsyncSync, openSync, readdirSync, readFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { ControlClient } from '../../src/admin/control-client.ts';
 import type { NodeStatus, ScrubReport } from '../../src/admin/node-control.ts';
@@ -63,11 +64,12 @@ function status({ data }: Rig): Promise<NodeStatus> {
   return new ControlClient(data).status();
 }
 
-/** Deleting a volume waits until the log is empty. */
+/** Behind a deletion the log is emptied. */
 async function settle({ data }: Rig): Promise<void> {
   const control = new ControlClient(data);
   await control.createVolume({ name: 'settle', sizeBytes: MIB, chunkBytes: 65_536, ack: 'written', readOnly: false });
   await control.deleteVolume('settle');
+  while ((await control.status()).log.usedBytes > 0) await sleep(20);
 }
 
 const skip = skipUnlessInstalled('nbdsh');

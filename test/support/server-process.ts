@@ -363,3 +363,9 @@ class Server implements RunningServer {
 function sleep(ms: number): Promise<void> {
   return new Promise(resolve => setTimeout(resolve, ms));
 }
+
+/** Resolves when the log is empty, as it gets behind a deletion. */
+export async function logEmptied(dataDirectory: string): Promise<void> {
+  const status = async () => (await sledgeJson(dataDirectory, 'status')) as { log?: { usedBytes?: number } };
+  while ((await status()).log?.usedBytes !== 0) await new Promise(resolve => setTimeout(resolve, 50));
+}

@@ -15,7 +15,7 @@ import { runCommand } from '../support/command-run.ts';
 import { look } from '../support/directory-state.ts';
 import { flip } from '../support/flip.ts';
 import { run } from '../support/nbd-programs.ts';
-import { type RunningServer, sledgeJson, sledgeProgram, startServer } from '../support/server-process.ts';
+import { logEmptied, type RunningServer, sledgeJson, sledgeProgram, startServer } from '../support/server-process.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 t.setTimeout(120_000);
@@ -81,9 +81,10 @@ t.test('stopped and killed servers leave clean directories, and each changed bit
   t.match(running.report, { error: { code: 'data-in-use', hint: /Stop it first/ } });
   await load(first, 'small', 'randwrite');
   await load(first, 'large', 'write');
-  // A deletion destages everything: from now on the devices alone have it.
+  // Behind a deletion everything is destaged: from now on the devices alone have it.
   await sledgeJson(dataDirectory, 'volume', 'create', 'scratch', '--size', '1MiB');
   await sledgeJson(dataDirectory, 'volume', 'delete', 'scratch');
+  await logEmptied(dataDirectory);
   t.equal(await first.stop(), 0);
 
   const before = look(dataDirectory);
