@@ -196,10 +196,15 @@ export class DestageStep {
     for (const volume of [...this.#head.volumes()]) {
       if (!volume.hasDropped || volume.state !== 'present') continue;
       const ranges = [...volume.beginDropping().ranges()];
-      // Operations that were committed meanwhile are in the log, but perhaps not synced.
-      await this.#store.logSynced();
-      for (const [start, end] of ranges) {
-        for (let from = start; from < end; ) from = await this.removeIndexed(volume, from, end);
+      try {
+        // Operations that were committed meanwhile are in the log, but perhaps not synced.
+        await this.#store.logSynced();
+        for (const [start, end] of ranges) {
+          for (let from = start; from < end; ) from = await this.removeIndexed(volume, from, end);
+        }
+      } catch (error) {
+        volume.dropAgain();
+        throw error;
       }
       volume.endDropping();
     }

@@ -61,8 +61,8 @@ export class Destage implements DestageControl, StepPressure {
   /** What keeps it from going on, if anything does. */
   #stuckWhy: string | undefined;
   #devicesFull = false;
-  /** By the last step: devices are full still. */
-  #leftUnplaced = false;
+  /** What steps have left out for want of slots lies before: until the cut has passed that, devices may be full still. */
+  #unplacedEnd = 0 as LogPosition;
   #idleWaiters: (() => void)[] = [];
   #ageTimer: CancelTimer | undefined;
   #dropTimer: CancelTimer | undefined;
@@ -254,7 +254,7 @@ export class Destage implements DestageControl, StepPressure {
     if (this.#stopped || this.#retryTimer !== undefined || this.#head.log.failure !== 0) return;
     this.#exclusive(work).then(
       () => {
-        if (this.#leftUnplaced) this.#head.roomFreed();
+        if (this.#head.log.cut < this.#unplacedEnd) this.#head.roomFreed();
         else this.#recovered();
         // What was committed or asked for meanwhile found the destage running and left it at that.
         if (this.#head.log.cut < this.#head.log.committedEnd) this.committed();
@@ -263,6 +263,7 @@ export class Destage implements DestageControl, StepPressure {
         if (!(error instanceof DestageStuck)) throw error;
         if (this.#stuckWhy !== error.message) this.#ports.events.stuck(error.message, error.lasts);
         this.#stuckWhy = error.message;
+        this.#wanted = true;
         this.#devicesFull = error instanceof DevicesFull;
         // Who waits for room may have to be told that none will come.
         if (this.#devicesFull) this.#head.roomFreed();
@@ -315,6 +316,7 @@ export class Destage implements DestageControl, StepPressure {
   }
 
   async #stepOnce(): Promise<void> {
+    const frees = this.#head.slots.retiredCount > 0;
     const end = await this.#step.run(this.#devicesFull);
     if (end === 'handed over') {
       // What is in the way is left out when it is tried again.
@@ -323,9 +325,11 @@ export class Destage implements DestageControl, StepPressure {
     }
     this.steps++;
     if (this.#late.isOpen) this.#countAside();
-    this.#leftUnplaced = end === 'cut, unplaced left out';
-    // What the steps behind it free may be what is wanted.
-    if (this.#leftUnplaced) this.#wanted = true;
+    if (end === 'cut, unplaced left out') {
+      this.#unplacedEnd = this.#head.log.committedEnd;
+      // What the next step frees may be what is wanted.
+      if (frees) this.#wanted = true;
+    }
     if (end !== 'cut' && this.#late.isOpen) this.#late.wanted();
   }
 

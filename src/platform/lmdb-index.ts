@@ -14,7 +14,7 @@
  * commit means what it says. LMDB's own batches of an event turn are off, too: nobody is given the promise of those, and a
  * failed commit, which rejects it, would end the process.
  */
-import { closeSync, fstatSync, openSync, statSync } from 'node:fs';
+import { closeSync, fstatSync, fsyncSync, openSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { open, type RootDatabase } from 'lmdb';
 import { EIO, isNoSpace } from '../base/errno.ts';
@@ -22,7 +22,7 @@ import { SledgeError } from '../base/errors.ts';
 import type { IoRequest } from '../base/io.ts';
 import { indexRoomBytes } from '../base/limits.ts';
 import type { VolumeNumber } from '../base/units.ts';
-import { GIB } from '../base/units.ts';
+import { GIB, KIB } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 import { decodeEntry, encodeEntry } from '../index/chunk-entry.ts';
 import type { ColumnEntry, IndexState, IndexStore, IndexTransaction, VolumeEntry } from '../index/index-store.ts';
@@ -50,8 +50,6 @@ export class LmdbIndex implements IndexStore {
   readonly #key = Buffer.alloc(KEY_BYTES);
   /** For taking space; undefined where the index is for reading only. */
   readonly #fd: number | undefined;
-  /** Up to here the file has its space. */
-  #roomEnd = 0;
   #failed = false;
 
   /** An empty file is none: LMDB would make a new index of it. */
@@ -66,6 +64,7 @@ export class LmdbIndex implements IndexStore {
   constructor(directory: string, options: { readonly readOnly?: boolean } = {}) {
     this.#path = join(directory, INDEX_FILE);
     const readOnly = options.readOnly === true;
+    const isNew = !LmdbIndex.exists(directory);
     this.#db = open<Buffer, Buffer>({
       path: this.#path,
       encoding: 'binary',
@@ -80,6 +79,8 @@ export class LmdbIndex implements IndexStore {
     });
     if (readOnly) this.#refuseTruncated();
     this.#fd = readOnly ? undefined : openSync(this.#path, 'r+');
+    // LMDB does not: after a loss of power an index that others rely on would be an empty file.
+    if (this.#fd !== undefined && isNew) syncFile(this.#fd, directory);
   }
 
   get sizeBytes(): number {
@@ -141,11 +142,9 @@ export class LmdbIndex implements IndexStore {
   hasRoom(bytes: number): boolean {
     if (this.#fd === undefined) return true;
     const { size } = fstatSync(this.#fd);
-    if (this.#roomEnd - size >= bytes) return true;
-    const result = addon.takeSpace(this.#fd, size, indexRoomBytes);
-    if (result === 0) this.#roomEnd = size + indexRoomBytes;
-    // A file system that cannot say leaves it to chance.
-    return !isNoSpace(result);
+    if (spareBytes(this.#fd) >= bytes) return true;
+    // A file system that cannot do this leaves it to chance.
+    return !isNoSpace(addon.takeSpace(this.#fd, size, indexRoomBytes)) || spareBytes(this.#fd) >= bytes;
   }
 
   begin(): IndexTransaction {
@@ -238,4 +237,17 @@ function encodeColumn(entry: ColumnEntry): Uint8Array {
   bytes.writeUInt32LE(entry.chunkBytes, 4);
   for (let i = 0; i < entry.slots.length; i++) bytes.writeUInt32LE(entry.slots[i], 8 + 4 * i);
   return bytes;
+}
+
+/** What a file has of its file system beyond its end, about: a little of what it has may be about its blocks. */
+function spareBytes(fd: number): number {
+  const { size, blocks } = fstatSync(fd);
+  return blocks * 512 - size - 64 * KIB;
+}
+
+function syncFile(fd: number, directory: string): void {
+  fsyncSync(fd);
+  const directoryFd = openSync(directory, 'r');
+  fsyncSync(directoryFd);
+  closeSync(directoryFd);
 }

@@ -170,6 +170,13 @@ export class Volume implements ExportedVolume {
     return !this.#dropped.isEmpty || !this.#dropping.isEmpty;
   }
 
+  /** Not all of them were carried over: they are due again, with those that came meanwhile. */
+  dropAgain(): void {
+    for (const [from, to] of this.#dropped.ranges()) this.#dropping.add(from, to);
+    this.#dropped = this.#dropping;
+    this.#dropping = new RangeSet();
+  }
+
   /** The destage begins to carry over the ranges dropped so far. */
   beginDropping(): RangeSet {
     assert(this.#dropping.isEmpty, 'one destage at a time');

@@ -77,7 +77,7 @@ t.test('that there is no room is known before a commit fails, and forgotten when
     return;
   }
   t.teardown(() => void spawnSync('umount', [small], { env }));
-  const index = new LmdbIndex(small);
+  let index = new LmdbIndex(small);
   t.ok(index.hasRoom(indexGrowthBytes));
   const filler = join(small, 'filler');
   // All that is left: what the index has taken ahead is its own.
@@ -91,6 +91,9 @@ t.test('that there is no room is known before a commit fails, and forgotten when
   for (; index.hasRoom(indexGrowthBytes) && rounds < 1000; rounds++) await add(rounds);
   t.ok(rounds > 10 && rounds < 1000, `${rounds} commits`);
   t.ok(index.hasRoom(indexRemovalGrowthBytes), 'trims still go through');
+  await index.close();
+  index = new LmdbIndex(small);
+  t.ok(index.hasRoom(indexRemovalGrowthBytes), 'and after a restart');
   rmSync(filler);
   t.ok(index.hasRoom(indexGrowthBytes));
   await add(rounds);

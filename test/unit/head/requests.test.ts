@@ -383,6 +383,31 @@ t.test('what finds no slot does not keep from mass storage what has one', async 
   }
 });
 
+t.test('trims that the index has no room for are carried over when it has some', async t => {
+  const rig = await HeadRig.start({ columns: 4 });
+  await rig.write(0, 4 * CHUNK, 1);
+  await pump(rig.loop, rig.destage.all());
+  rig.index.hasRoom = () => false;
+  await rig.do('trim', 0, CHUNK);
+  await rig.advance(3000);
+  t.same(rig.events, ['stuck: the file system of the index has no space left']);
+  await rig.do('writeZeroes', CHUNK, CHUNK);
+  await rig.advance(3000);
+  t.equal(await rig.write(0, 4096, 7), 0, 'into what was trimmed');
+  rig.index.hasRoom = () => true;
+  await rig.advance(40_000);
+  t.equal(rig.events.at(-1), 'recovered');
+  await pump(rig.loop, rig.destage.all());
+  t.equal(rig.log.cut, rig.log.committedEnd);
+  const check = async (each: HeadRig) => {
+    t.ok(isAll(await each.read(0, 4096), 7));
+    t.ok(isAll(await each.read(4096, 2 * CHUNK - 4096), 0));
+    t.ok(isAll(await each.read(2 * CHUNK, 2 * CHUNK), 1));
+  };
+  await check(rig);
+  await check(await HeadRig.start({ columns: 4 }, rig.store));
+});
+
 t.test('with all devices full whole chunks that have their slots can be overwritten', async t => {
   const rig = await HeadRig.start({ columns: 1, volumeBytes: 64 * MIB });
   for (let i = 0; i < 16; i++) t.equal(await rig.write(i * MIB, MIB, 1), 0);

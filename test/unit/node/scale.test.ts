@@ -204,5 +204,13 @@ t.test('a volume is deleted though nothing can be destaged, and by a start as we
   for (const name of ['first', 'second']) {
     t.ok(isAll((await again.request(name, 'read', 0, 4096)).bytes, name.length));
   }
+  // It goes on in the background.
+  await sleep(500);
   await again.stop();
+  await changeIndex(directory, async index => {
+    t.same(
+      [...index.volumes()].map(({ name }) => name),
+      ['first', 'second'],
+    );
+  });
 });
