@@ -250,4 +250,11 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     find: 'if (hasInPlace(task, group.blocks[index], sum)) offsets[index - firstBlock] = -1;',
     replacement: 'if (position < 0) offsets[index - firstBlock] = hasInPlace(task, group.blocks[index], sum) ? -1 : 0;',
   },
+  {
+    name: 'trims-forgotten-when-stuck',
+    breaks: 'Trims that the index had no room for are not carried over when it has some again.',
+    file: STEP,
+    find: 'volume.dropAgain();',
+    replacement: '',
+  },
 ];
