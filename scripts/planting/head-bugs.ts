@@ -119,7 +119,7 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     name: 'trim-carried-before-durable',
     breaks: 'Trimmed chunks leave the index before the trim is durable in the log.',
     file: STEP,
-    find: '// Operations that were committed meanwhile are in the log, but perhaps not synced.\n      await this.#store.logSynced();',
+    find: '// Operations that were committed meanwhile are in the log, but perhaps not synced.\n        await this.#store.logSynced();',
     replacement: '',
   },
   {
