@@ -206,11 +206,11 @@ export class Destage implements DestageControl, StepPressure {
     return Math.max(logFill, shareOf(overlay.usedRows - rows, overlay.capacity - rows));
   }
 
-  /** Whether there is more than what would only be carried forward. */
+  /** Whether there is more than what would only be carried forward, or is being just now. */
   get #gainsRoom(): boolean {
     const { log, overlay } = this.#head;
     if (!this.#late.isOpen || log.usedBytes - this.#asideBytes > log.segmentBytes) return true;
-    return overlay.usedRows - this.#asideRows > overlay.capacity / 16;
+    return overlay.enteredRows - this.#asideRows > overlay.capacity / 16;
   }
 
   /** What the log may take of clients: where a device may be set aside some is left for what is carried forward then. */

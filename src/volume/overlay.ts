@@ -73,7 +73,12 @@ export class Overlay {
 
   /** Rows that are in use or reserved. */
   get usedRows(): number {
-    return Math.max(this.#blocks.count, this.#chunks.count) + this.#reserved;
+    return this.enteredRows + this.#reserved;
+  }
+
+  /** Without those that operations under way have reserved, more of them than they may come to need. */
+  get enteredRows(): number {
+    return Math.max(this.#blocks.count, this.#chunks.count);
   }
 
   /** Share of the table that is in use or reserved, 0 to 1. */

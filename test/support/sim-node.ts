@@ -322,8 +322,9 @@ export class SimNode {
           this.logFailed = true;
           this.#syncHasFailed = true;
         },
-        corruptionFound: (volume, block, place) => {
-          this.corruptions.push(`${volume} block ${block} at ${JSON.stringify(place)}`);
+        corruptionFound: (volume, block, place, fault) => {
+          // What a device did not give is no corruption: those reads fail on purpose.
+          if (fault === 'mismatch') this.corruptions.push(`${volume} block ${block} at ${JSON.stringify(place)}`);
         },
       },
     });
