@@ -42,3 +42,39 @@ t.test('it ends when the log has failed, though newer operations on its blocks w
   const forward = pump(rig.loop, relog.forward([{ volume: rig.volume(), chunk: FIRST_CHUNK }], cut));
   await t.rejects(forward, DestageStuck);
 });
+
+t.test('a block with a newer operation under way is left until that is committed', async t => {
+  const rig = await HeadRig.start();
+  await rig.write(0, BLOCK_BYTES, 1);
+  const cut = rig.log.committedEnd;
+  for (const file of rig.store.segments) file.hold.add('write');
+  const newer = rig.submit('write', 0, new Uint8Array(BLOCK_BYTES).fill(2));
+  await rig.settle();
+  t.equal(newer.errno, undefined);
+  const moved: number[] = [];
+  const relog = new Relog(rig.head, regions, (_volume, block) => moved.push(block));
+  const forward = relog.forward([{ volume: rig.volume(), chunk: FIRST_CHUNK }], cut);
+  await rig.settle();
+  for (const file of rig.store.segments) file.letGo();
+  t.ok(await pump(rig.loop, forward));
+  t.same(moved, []);
+  t.ok(isAll(await rig.read(0, BLOCK_BYTES), 2));
+});
+
+t.test('a block that is written while its data is fetched is not appended again', async t => {
+  // One block: what is written behind pushes it out.
+  const rig = await HeadRig.start({ cacheBytes: BLOCK_BYTES });
+  await rig.write(0, BLOCK_BYTES, 1);
+  await rig.write(64 * BLOCK_BYTES, BLOCK_BYTES, 9);
+  const cut = rig.log.committedEnd;
+  for (const file of rig.store.segments) file.hold.add('read');
+  const moved: number[] = [];
+  const relog = new Relog(rig.head, regions, (_volume, block) => moved.push(block));
+  const forward = relog.forward([{ volume: rig.volume(), chunk: FIRST_CHUNK }], cut);
+  await rig.settle();
+  t.equal(await rig.write(0, BLOCK_BYTES, 2), 0);
+  for (const file of rig.store.segments) file.letGo();
+  t.ok(await pump(rig.loop, forward));
+  t.same(moved, []);
+  t.ok(isAll(await rig.read(0, BLOCK_BYTES), 2));
+});
