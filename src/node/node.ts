@@ -331,6 +331,8 @@ export class Node implements NodeControl, ExportTable, RunningNode {
     const errno = await head.flush();
     if (errno !== 0) log.error({ errno: errnoName(errno) }, 'what was written last is not durable');
     await destage.stop();
+    // A mark of the log may be on its way, for which nobody waits.
+    await head.appendedIsCommitted();
     await head.log.close();
     await this.#parts.space.stop();
     if (!drained) {

@@ -79,7 +79,6 @@ export class RingFile implements PlatformFile, OperationOwner {
   readonly #readOnly: boolean;
   #sizeBytes: number;
   #underWay = 0;
-  #becameIdle: (() => void) | undefined;
   #closed = false;
 
   constructor(loop: RingLoop, openThings: OpenThings, ways: DurableWays | undefined, properties: RingFileProperties) {
@@ -174,9 +173,8 @@ export class RingFile implements PlatformFile, OperationOwner {
 
   async close(): Promise<void> {
     assert(!this.#closed, 'a file is closed once');
+    assert(this.#underWay === 0, 'nothing is under way when a file is closed');
     this.#closed = true;
-    // Such as a mark of the log that was begun just before.
-    if (this.#underWay > 0) await new Promise<void>(resolve => (this.#becameIdle = resolve));
     this.#openThings.closed(this);
     try {
       await closeDescriptor(this.#fd);
@@ -218,7 +216,6 @@ export class RingFile implements PlatformFile, OperationOwner {
     assert(request !== undefined, 'an operation of a file has a request');
     this.#loop.release(operation);
     this.#underWay -= 1;
-    if (this.#underWay === 0) this.#becameIdle?.();
     request.ioCompleted(result);
   }
 

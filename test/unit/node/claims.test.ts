@@ -1,7 +1,7 @@
 /** Starts and checks beside another process that has the devices or the directory: what waits, and who is named. */
 import { closeSync, existsSync, openSync } from 'node:fs';
 import { join } from 'node:path';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { MIB } from '../../../src/base/units.ts';
 import { checkDirectory } from '../../../src/node/check-directory.ts';
 import { userOf } from '../../../src/node/directory-lock.ts';
@@ -25,15 +25,21 @@ async function stoppedNode(t: Cleaner): Promise<{ directory: string; data: strin
   return { directory, data: join(directory, 'data'), device };
 }
 
-t.test('a start waits for a device that a server which was killed still has for a moment', async t => {
-  const { directory, device } = await stoppedNode(t);
-  const holder = await holdLock(t, device);
+/** Starts a node one of whose files is locked for a moment, and sees that it waits for that. */
+async function startedWhileHeld(t: Test, directory: string, path: string) {
+  const holder = await holdLock(t, path);
   const begun = performance.now();
   const starting = startTestNode(directory);
   setTimeout(() => void holder.release(), HELD_MS);
   const running = await starting;
   const ms = performance.now() - begun;
   t.ok(ms >= HELD_MS && ms < 2000, `${Math.round(ms)} ms`);
+  return running;
+}
+
+t.test('a start waits for a device that a server which was killed still has for a moment', async t => {
+  const { directory, device } = await stoppedNode(t);
+  const running = await startedWhileHeld(t, directory, device);
   t.ok(isAll((await running.request('vol0', 'read', 0, 4096)).bytes, 7));
   await running.stop();
 });
@@ -41,13 +47,7 @@ t.test('a start waits for a device that a server which was killed still has for 
 t.test('it waits for a file of the log as well, which its own server claims', async t => {
   const { directory, data } = await stoppedNode(t);
   const segment = join(data, 'log', '000001.log');
-  const holder = await holdLock(t, segment);
-  const begun = performance.now();
-  const starting = startTestNode(directory);
-  setTimeout(() => void holder.release(), HELD_MS);
-  const running = await starting;
-  const ms = performance.now() - begun;
-  t.ok(ms >= HELD_MS && ms < 2000, `${Math.round(ms)} ms`);
+  const running = await startedWhileHeld(t, directory, segment);
   const fd = openSync(segment, 'r');
   t.throws(() => lockFile(fd));
   await running.stop();
