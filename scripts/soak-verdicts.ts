@@ -5,7 +5,9 @@ import { formatBytes } from '../src/base/units.ts';
 export interface Reading {
   readonly seconds: number;
   readonly rssBytes: number;
+  /** Those of log segments are made as the log grows, and apart. */
   readonly descriptors: number;
+  readonly segmentDescriptors: number;
 }
 
 /** Some seconds of load, and what the server's status says after them. */
@@ -39,8 +41,19 @@ const WARM_UP = 0.2;
 /** Figures of a moment are medians of this share of the time. */
 const MOMENT = 0.1;
 
-export function judge(readings: readonly Reading[], windows: readonly Window[]): Verdict[] {
-  return [memory(readings), descriptors(readings), loop(windows), answers(windows), ...latencies(windows)];
+/** A log of full length has so many descriptors of its segments. */
+export function judge(
+  readings: readonly Reading[],
+  windows: readonly Window[],
+  segmentDescriptorsMax: number,
+): Verdict[] {
+  return [
+    memory(readings),
+    descriptors(readings, segmentDescriptorsMax),
+    loop(windows),
+    answers(windows),
+    ...latencies(windows),
+  ];
 }
 
 function memory(readings: readonly Reading[]): Verdict {
@@ -53,9 +66,14 @@ function memory(readings: readonly Reading[]): Verdict {
   };
 }
 
-function descriptors(readings: readonly Reading[]): Verdict {
+function descriptors(readings: readonly Reading[], segmentDescriptorsMax: number): Verdict {
   const [before, after] = moments(readings).map(part => median(part.map(reading => reading.descriptors)));
-  return { good: after <= before, text: `descriptors: ${before} after warm-up, ${after} at the end` };
+  const ofSegments = Math.max(...readings.map(reading => reading.segmentDescriptors));
+  const segments = `of log segments ${ofSegments} at most (a full log has ${segmentDescriptorsMax})`;
+  return {
+    good: after <= before && ofSegments <= segmentDescriptorsMax,
+    text: `descriptors: ${before} after warm-up, ${after} at the end; ${segments}`,
+  };
 }
 
 function loop(windows: readonly Window[]): Verdict {

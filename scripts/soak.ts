@@ -6,11 +6,13 @@
  * beside them its memory and its descriptors are looked at each second.
  */
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
+import { logBytesDefault, logSegmentBytes } from '../src/base/limits.ts';
 import { formatBytes, MIB, parseBytes } from '../src/base/units.ts';
+import { SEGMENT_NAME } from '../src/node/segment-files.ts';
 import { sledgeJson } from '../test/support/server-process.ts';
 import { loadProgram } from './bench/nbd-load.ts';
 import { residentBytes, stopProcesses } from './bench/nbd-process.ts';
@@ -34,6 +36,8 @@ The exit code is 0 when all is as it should be, 1 when something is not, 2 for w
 const WINDOW_SECONDS = 10;
 const LOAD = ['-w', 'randrw', '-m', '50', '-b', '4k', '-q', '16', '-c', '4'];
 const VOLUME = 'soak';
+/** One for durable writes, and one for all else. */
+const DESCRIPTORS_OF_SEGMENT = 2;
 
 interface Status {
   readonly health: string;
@@ -103,7 +107,7 @@ async function soak(directory: string, seconds: number, sizeBytes: number): Prom
     readings.push({
       seconds: secondsSoFar(),
       rssBytes: residentBytes(server.pid),
-      descriptors: descriptors(server.pid),
+      ...descriptors(server.pid),
     });
   }, 1000);
   try {
@@ -120,7 +124,7 @@ async function soak(directory: string, seconds: number, sizeBytes: number): Prom
     clearInterval(watch);
   }
   await server.stop();
-  const verdicts = judge(readings, windows);
+  const verdicts = judge(readings, windows, (DESCRIPTORS_OF_SEGMENT * logBytesDefault) / logSegmentBytes);
   const isGood = verdicts.every(verdict => verdict.good);
   if (values.json) console.log(JSON.stringify({ seconds, isGood, verdicts, windows }));
   else for (const { good, text } of verdicts) console.log(`${good ? 'ok    ' : 'NOT OK'} ${text}`);
@@ -156,11 +160,27 @@ async function statusOf(dataDirectory: string): Promise<Status> {
   return (await sledgeJson(dataDirectory, 'status')) as unknown as Status;
 }
 
-function descriptors(pid: number): number {
+function descriptors(pid: number): Pick<Reading, 'descriptors' | 'segmentDescriptors'> {
+  const directory = `/proc/${pid}/fd`;
+  let all = 0;
+  let ofSegments = 0;
   try {
-    return readdirSync(`/proc/${pid}/fd`).length;
+    for (const name of readdirSync(directory)) {
+      all++;
+      if (SEGMENT_NAME.test(basename(fileBehind(join(directory, name))))) ofSegments++;
+    }
   } catch {
-    return 0;
+    // The server has ended, which the load tells.
+  }
+  return { descriptors: all - ofSegments, segmentDescriptors: ofSegments };
+}
+
+/** Of a link; empty where it has gone meanwhile. */
+function fileBehind(link: string): string {
+  try {
+    return readlinkSync(link);
+  } catch {
+    return '';
   }
 }
 

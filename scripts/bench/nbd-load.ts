@@ -38,6 +38,7 @@ export const LOG_FILL_SECONDS = 8;
 /** Each shorter than half of a cache that holds the volume. */
 const CACHE_FILL_PARTS = 8;
 const CACHE_FILL_SECONDS = 2;
+export const WARM_UP_SECONDS = 3;
 
 /** Connecting, and what is in flight at the end. */
 const CLIENT_GRACE_MS = 60_000;
@@ -61,6 +62,11 @@ export async function fillLog(uri: string, seconds: number): Promise<void> {
 export async function warm(row: Row, bytes: number, uri: string): Promise<void> {
   const engine = row.tls ? ['-e', 'libnbd'] : [];
   await execute(loadProgram, ['-w', 'read', '-b', '1m', '-q', '4', '--once', '-s', String(bytes), ...engine, uri]);
+}
+
+/** Some seconds of load that nothing is measured of. */
+export async function warmUp(load: readonly string[], uri: string): Promise<void> {
+  await execute(loadProgram, [...load, '-t', String(WARM_UP_SECONDS), '-r', '0', uri]);
 }
 
 /**

@@ -4,7 +4,7 @@
  */
 import { type EngineSpec, startEngine, type Workplace } from './nbd-engines.ts';
 import { fioOverNbd } from './nbd-fio.ts';
-import { fillCache, loadRun, warm } from './nbd-load.ts';
+import { fillCache, loadRun, warm, warmUp } from './nbd-load.ts';
 import { residentBytes } from './nbd-process.ts';
 import type { Sample } from './nbd-results.ts';
 import type { Row } from './nbd-rows.ts';
@@ -25,6 +25,7 @@ export async function measureServer(engine: EngineSpec, row: Row, place: Workpla
     // Each with its cache full, as after a while of use.
     if (row.pageCached && engine.class === 'page cache') await cacheFile(place.file);
     else if (row.pageCached && engine.class === 'sledge') await fillCache(server.uri, place.sizeBytes);
+    if (row.warmLoad !== undefined) await warmUp(row.warmLoad, server.uri);
     const rampSeconds = rampSecondsOf(row);
     let serverRssBytes = 0;
     // Towards the end, but while the clients are still connected.

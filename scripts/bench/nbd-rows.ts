@@ -37,6 +37,11 @@ export interface Row {
   readonly pageCached?: boolean;
   /** What it reads comes from the disk: Sledge's volume is read once before. */
   readonly fromDisk?: boolean;
+  /**
+   * Options of nbdload for a load of another depth that comes before, for each kind of server: one request at a time, each of
+   * which waits for the disk, is a long way to a server whose code has been compiled.
+   */
+  readonly warmLoad?: readonly string[];
   /** The rate is looked at in pieces, too. */
   readonly watchesRate?: boolean;
   /** Part of --quick. */
@@ -110,6 +115,8 @@ interface Small {
   readonly kind: string;
   readonly title: string;
   readonly workload: 'randread' | 'randwrite';
+  /** At depth 1 the server is idle for most of the time. */
+  readonly waitsForDisk?: boolean;
   /** Further options. */
   readonly load?: readonly string[];
   readonly fio?: readonly string[];
@@ -117,10 +124,12 @@ interface Small {
 
 /** A row of 4 KiB requests, in one of its shapes. */
 function small(kind: Small, shape: Shape, gates: readonly Gate[], details: Partial<Row> = {}): Row {
+  const load = (at: Shape) => [...nbdload(kind.workload, '4k', at), ...(kind.load ?? [])];
   return row({
     name: `${kind.kind}-${shapeName(shape).replace('×', 'x')}`,
     title: `4 KiB ${kind.title}, depth ${shapeName(shape)}`,
-    load: [...nbdload(kind.workload, '4k', shape), ...(kind.load ?? [])],
+    load: load(shape),
+    ...(shape === ONE && kind.waitsForDisk && { warmLoad: load(DEEP) }),
     fio: [...fio(kind.workload, '4k', shape), ...(kind.fio ?? [])],
     writes: kind.workload === 'randwrite',
     quick: shape === DEEP,
@@ -137,13 +146,19 @@ const HOT: Small = {
   load: WARM_LOAD,
   fio: [`--size=${WARM_BYTES}`],
 };
-const MISS: Small = { kind: 'miss', title: 'random read, cache of 64 MiB', workload: 'randread' };
+const MISS: Small = {
+  kind: 'miss',
+  title: 'random read, cache of 64 MiB',
+  workload: 'randread',
+  waitsForDisk: true,
+};
 const WRITE: Small = { kind: 'write', title: 'random write', workload: 'randwrite' };
 const FUA: Small = {
   kind: 'fua',
   title: 'random write with FUA',
   workload: 'randwrite',
   load: ['-f'],
+  waitsForDisk: true,
   fio: ['--sync=dsync'],
 };
 const PAIRS: Small = {
@@ -151,6 +166,7 @@ const PAIRS: Small = {
   title: 'random write, then flush (pairs)',
   workload: 'randwrite',
   load: ['-F', '1'],
+  waitsForDisk: true,
 };
 
 const hot: Partial<Row> = { warmBytes: WARM_BYTES, classes: SERVERS };

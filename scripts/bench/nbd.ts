@@ -17,7 +17,7 @@ import { type EngineSpec, isInstalled, type Workplace } from './nbd-engines.ts';
 import { type Figure, judgeFigures } from './nbd-figures.ts';
 import { fioHasNbd, fioOnFile, fioTogether } from './nbd-fio.ts';
 import { judge, type Verdict } from './nbd-gates.ts';
-import { loadHasTls } from './nbd-load.ts';
+import { loadHasTls, WARM_UP_SECONDS } from './nbd-load.ts';
 import { formatMarkdown } from './nbd-markdown.ts';
 import { measureServer, rampSecondsOf } from './nbd-measurement.ts';
 import { type Options, parseOptions, USAGE, UsageError } from './nbd-options.ts';
@@ -128,8 +128,9 @@ function estimateSeconds(options: Options): number {
   const ofRows = options.rows.map(row => {
     const onFile = measuresRaw(row, options) ? 1 + Number(row.together !== undefined) : 0;
     const runs = options.engines.filter(engine => canMeasure(engine, row)).length + onFile;
+    const warmUp = row.warmLoad === undefined ? 0 : WARM_UP_SECONDS;
     const rest = row.writes ? Math.min(row.seconds, SECONDS_OF_REST_MAX) : 0;
-    return runs * options.repeat * (row.seconds + rampSecondsOf(row) + SECONDS_AROUND + rest);
+    return runs * options.repeat * (warmUp + row.seconds + rampSecondsOf(row) + SECONDS_AROUND + rest);
   });
   const ofFigures = options.figures.map(figure => figure.seconds);
   // Half a gigabyte a second is what a disk takes at least that is worth measuring.

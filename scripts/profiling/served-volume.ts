@@ -8,7 +8,7 @@ import { promisify } from 'node:util';
 import { makeCertificates } from '../../test/support/nbd-certificates.ts';
 import { projectDirectory } from '../../test/support/nbd-programs.ts';
 import { ServerProcess } from '../../test/support/server-process.ts';
-import { fillOverNbd, loadRun, warm } from '../bench/nbd-load.ts';
+import { fillOverNbd, loadRun, warm, warmUp } from '../bench/nbd-load.ts';
 import { childProcess, type StartedProcess } from '../bench/nbd-process.ts';
 import type { Sample as LoadSample } from '../bench/nbd-results.ts';
 import type { Row } from '../bench/nbd-rows.ts';
@@ -59,6 +59,7 @@ export class ServedVolume {
     const server = await this.#start(nodeOptions, [...tls, ...(row.sledgeArguments ?? [])], watcher);
     const uri = this.#uri(row.tls ?? false);
     if (row.warmBytes !== undefined) await warm(row, row.warmBytes, uri);
+    if (row.warmLoad !== undefined) await warmUp(row.warmLoad, uri);
     const [load] = await Promise.all([
       loadRun(row, rampSeconds, uri, server.pid),
       watcher && sleep(rampSeconds).then(() => watcher.watch(seconds)),

@@ -18,16 +18,23 @@ const window: Window = {
   loopP99MsSinceStart: 7,
 };
 
-function readings(mibAt: (second: number) => number, descriptorsAt = (_second: number) => 40): Reading[] {
+const SEGMENT_DESCRIPTORS_MAX = 256;
+
+function readings(
+  mibAt: (second: number) => number,
+  descriptorsAt = (_second: number) => 40,
+  segmentDescriptors = SEGMENT_DESCRIPTORS_MAX,
+): Reading[] {
   return Array.from({ length: 100 }, (_, seconds) => ({
     seconds,
     rssBytes: mibAt(seconds) * MIB,
     descriptors: descriptorsAt(seconds),
+    segmentDescriptors,
   }));
 }
 
-function goods(...args: Parameters<typeof judge>): boolean[] {
-  return judge(...args).map(verdict => verdict.good);
+function goods(readings: Reading[], windows: Window[]): boolean[] {
+  return judge(readings, windows, SEGMENT_DESCRIPTORS_MAX).map(verdict => verdict.good);
 }
 
 function windows(change: Partial<Window> = {}): Window[] {
@@ -71,6 +78,12 @@ t.test('what grows is seen, memory from five per cent on and descriptors from th
       windows(),
     )[1],
   );
+  const beyond = readings(
+    () => 200,
+    () => 40,
+    SEGMENT_DESCRIPTORS_MAX + 2,
+  );
+  t.notOk(goods(beyond, windows())[1], 'more than a log of full length has');
   t.end();
 });
 
@@ -92,6 +105,7 @@ t.test('latencies are told apart by whether something was destaged', t => {
   const texts = judge(
     readings(() => 200),
     windows({ destaged: true, p999Us: 70_000, maxUs: 90_000 }),
+    SEGMENT_DESCRIPTORS_MAX,
   )
     .slice(4)
     .map(verdict => verdict.text);
