@@ -11,7 +11,7 @@ import { seedOfRun } from '../support/sim-random.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 const seed = seedOfRun();
-const ROUNDS = 25;
+const ROUNDS = 15;
 
 t.setTimeout(170_000);
 

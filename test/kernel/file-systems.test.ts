@@ -60,6 +60,8 @@ for (const type of ['ext4', 'xfs'] as const) {
         script: 'file-system.sh',
         args: [String(server.port), 'disk', type, share],
         share,
+        // Half a minute alone; beside other tests on a slow machine several times that.
+        limitSeconds: 240,
       });
       // Awaited below: until then its failure is looked at here.
       let ended = false;
