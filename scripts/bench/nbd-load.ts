@@ -54,8 +54,7 @@ export async function fillOverNbd(uri: string): Promise<void> {
 
 /** Writes that go through a log, until it has its full length: the first round of a log makes its files, too. */
 export async function fillLog(uri: string, seconds: number): Promise<void> {
-  const time = ['-t', String(seconds), '-r', '0'];
-  await execute(loadProgram, ['-w', 'randwrite', '-b', '32k', '-q', '16', ...time, uri]);
+  await loadUnmeasured(['-w', 'randwrite', '-b', '32k', '-q', '16'], seconds, uri);
 }
 
 /** Reads the beginning of the volume once. */
@@ -64,9 +63,13 @@ export async function warm(row: Row, bytes: number, uri: string): Promise<void> 
   await execute(loadProgram, ['-w', 'read', '-b', '1m', '-q', '4', '--once', '-s', String(bytes), ...engine, uri]);
 }
 
-/** Some seconds of load that nothing is measured of. */
+/** The load that a row wants before, so that the server's code is compiled. */
 export async function warmUp(load: readonly string[], uri: string): Promise<void> {
-  await execute(loadProgram, [...load, '-t', String(WARM_UP_SECONDS), '-r', '0', uri]);
+  await loadUnmeasured(load, WARM_UP_SECONDS, uri);
+}
+
+async function loadUnmeasured(load: readonly string[], seconds: number, uri: string): Promise<void> {
+  await execute(loadProgram, [...load, '-t', String(seconds), '-r', '0', uri]);
 }
 
 /**
@@ -79,8 +82,7 @@ export async function fillCache(uri: string, volumeBytes: number): Promise<void>
     const range = ['-o', String(part * partBytes), '-s', String(partBytes)];
     await execute(loadProgram, ['-w', 'read', '-b', '1m', '-q', '8', '--once', ...range, uri]);
   }
-  const time = ['-t', String(CACHE_FILL_SECONDS), '-r', '0'];
-  await execute(loadProgram, ['-w', 'randread', '-b', '4k', '-q', '16', ...time, uri]);
+  await loadUnmeasured(['-w', 'randread', '-b', '4k', '-q', '16'], CACHE_FILL_SECONDS, uri);
 }
 
 export async function loadRun(row: Row, rampSeconds: number, uri: string, serverPid: number): Promise<Sample> {
