@@ -58,7 +58,7 @@ export function cacheBytesDefault(memoryBytes: number): number {
   const quarter = Math.floor(memoryBytes / 4 / MIB) * MIB;
   return Math.max(cacheBytesMin, Math.min(quarter, cacheBytesDefaultMax));
 }
-export const logBytesDefault = 2 * GIB;
+export const logBytesDefault = 4 * GIB;
 export const logBytesMin = 64 * MIB;
 /** A device that takes longer to sync is waited for by those who write to it, and not by everybody who flushes. */
 export const laggingSyncMs = 500;
@@ -82,9 +82,21 @@ export const bounceBufferCount = 1024;
 export const indexEntriesMax = 128 * 1024;
 /** A read whose data does not match its checksum is looked up again this often, in case it was moved meanwhile. */
 export const readRetriesMax = 3;
-/** Share of log or overlay at which destaging begins, and at which it rests again. */
+/**
+ * Shares of log or overlay at which destaging begins, at which it rests again, and at which it is urgent: writers are slowed
+ * down then. They are those of a log of `logUsualBytes` or less; for a longer one see `fillWithRoom`.
+ */
 export const destageFillStart = 0.6;
 export const destageFillLow = 0.5;
+export const pressingFill = 0.75;
+const logUsualBytes = 2 * GIB;
+/**
+ * One of these shares for a log of this length. What is left above it is for what comes in while the destage follows, and
+ * does not have to grow with the log: up to the default length it stays the same, and bursts have all the rest.
+ */
+export function fillWithRoom(share: number, logBytes: number): number {
+  return Math.max(share, 1 - ((1 - share) * logUsualBytes) / Math.min(logBytes, logBytesDefault));
+}
 /**
  * While the devices are full, writes are refused from this share of log or overlay on, and zeroes from that one. The rest
  * is for trims, which make room.
@@ -129,9 +141,8 @@ export const indexRoomBytes = 32 * MIB;
 export const destageRetryMs = 1000;
 /** So often a step that waits for devices looks whether one of them is ill. */
 export const destagePatienceMs = 500;
-/** After so many looks the devices that it waits for are too slow, if log or overlay have become as full as this. */
+/** After so many looks the devices that it waits for are too slow, if it is urgent. */
 export const destageLooksMax = 4;
-export const pressingFill = 0.75;
 /** Volumes with something on a device that is aside have this part of log and overlay together. */
 export const asideShare = 1 / 8;
 /** Chunks that bulk records behind the cut name. */
@@ -172,9 +183,11 @@ assert(logBytesMin >= 4 * logSegmentBytes, 'the smallest log has four segments')
 assert(inlineOpBytesMax * 2 < logBatchBytes && logBatchBytes <= logSegmentBytes, 'a batch takes several records');
 assert(bulkChunksMax * (8 + (chunkBytesMax / BLOCK_BYTES) * 4) < logBatchBytes, 'the largest bulk record fits a batch');
 assert(chunkBytesMax <= destagePieceBytes, 'a piece of a destage holds at least one chunk');
-assert(destageFillLow < destageFillStart && destageFillStart < 1, 'destaging begins before the log is full');
+assert(destageFillLow < destageFillStart && destageFillStart < pressingFill, 'destaging begins before it is urgent');
 assert(
-  destageFillStart < fullRefusalFill && fullRefusalFill < fullRefusalZeroesFill && fullRefusalZeroesFill < 1,
+  fillWithRoom(pressingFill, logBytesDefault) < fullRefusalFill &&
+    fullRefusalFill < fullRefusalZeroesFill &&
+    fullRefusalZeroesFill < 1,
   'devices are known to be full before it matters',
 );
 assert(isPowerOfTwo(chunkBytesMin) && isPowerOfTwo(chunkBytesMax), 'chunk limits are powers of two');

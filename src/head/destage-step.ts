@@ -19,7 +19,6 @@ import {
   destageStepSegments,
   destageStepsPerLog,
   indexRemovalGrowthBytes,
-  pressingFill,
 } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
 import type { RegionSource } from '../base/memory.ts';
@@ -40,8 +39,8 @@ import type { SeparateGroup } from './separate-group.ts';
 
 /** What a step looks at while it waits. */
 export interface StepPressure {
-  /** Of log or overlay, 0 to 1. */
-  readonly fill: number;
+  /** Log or overlay are so full that writers are slowed down. */
+  readonly isPressing: boolean;
   readonly isStopped: boolean;
 }
 
@@ -182,7 +181,7 @@ export class DestageStep {
       if (hasLanded || pressure.isStopped) return false;
       const { sled } = this.#head;
       const { busyDevices } = group.landing;
-      if (looks >= destageLooksMax && pressure.fill > pressingFill) sled.holdsUpOthers(busyDevices);
+      if (looks >= destageLooksMax && pressure.isPressing) sled.holdsUpOthers(busyDevices);
       if (!sled.judgeStalled(busyDevices)) continue;
       const spare = this.#late.adopt(carrier, group, landed);
       if (spare === undefined) continue;

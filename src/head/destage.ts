@@ -16,7 +16,9 @@ import {
   destageFillStart,
   destageRetryMs,
   dropAgeMs,
+  fillWithRoom,
   namedChunksMax,
+  pressingFill,
   retiredChunksMax,
 } from '../base/limits.ts';
 import type { RegionSource } from '../base/memory.ts';
@@ -220,15 +222,23 @@ export class Destage implements DestageControl, StepPressure {
     return limitBytes - (segmentsAtOnce(this.#head.log) + 1) * segmentBytes;
   }
 
+  get isPressing(): boolean {
+    return this.fill > fillWithRoom(pressingFill, this.#head.log.limitBytes);
+  }
+
+  #isAbove(fill: number): boolean {
+    return this.fill > fillWithRoom(fill, this.#head.log.limitBytes) && this.#gainsRoom;
+  }
+
   #isFull(): boolean {
     const { slots } = this.#head;
-    if (this.fill > destageFillStart && this.#gainsRoom) return true;
+    if (this.#isAbove(destageFillStart)) return true;
     return slots.retiredCount > retiredChunksMax || slots.namedCount > namedChunksMax || slots.isShort;
   }
 
   #isLow(): boolean {
     const { slots } = this.#head;
-    if (this.fill > destageFillLow && this.#gainsRoom) return false;
+    if (this.#isAbove(destageFillLow)) return false;
     return slots.retiredCount <= retiredChunksMax / 2 && slots.namedCount <= namedChunksMax / 2 && !slots.isShort;
   }
 

@@ -2,15 +2,15 @@
  * Slows writers down before the log is full, so that they never meet a full one: what would be seconds at full speed and
  * then a stand-still of half a second at a time becomes the speed at which mass storage can follow.
  *
- * From three quarters of the log (or the overlay) on writers get half of the rate at which the destage frees, and beside
+ * From the fill on at which it is urgent (three quarters, or later in a long log) writers get half of the rate at which the destage frees, and beside
  * it a part of the room that is left: as much as would use it up in some seconds. So the room never quite ends, and a
  * step of the destage that takes long is bridged by it. The rate is that of the steps before, or of the one under way if
  * that is slower already.
  */
 import type { CancelTimer, Clock } from '../base/io.ts';
+import { fillWithRoom, pressingFill } from '../base/limits.ts';
 import { MIB } from '../base/units.ts';
 
-const FILL_START = 0.75;
 const FREED_SHARE = 0.5;
 const ROOM_MS = 4000;
 /** Before anything is known. */
@@ -57,7 +57,7 @@ export class Pace {
 
   /** Whether a record of this length may be appended now, with so much of log or overlay filled (0 to 1). */
   admits(bytes: number, fill: number, limitBytes: number): boolean {
-    if (fill <= FILL_START) return true;
+    if (fill <= fillWithRoom(pressingFill, limitBytes)) return true;
     const now = this.#clock.nowMs();
     const freedPerMs = Math.min(this.#bytesPerMs, this.#stepRate(now));
     const perMs = freedPerMs * FREED_SHARE + ((1 - fill) * limitBytes) / ROOM_MS;
