@@ -15,8 +15,7 @@ import { sledgeProgram } from '../../test/support/server-process.ts';
 import { type ChecksumOptions, parseChecksumOptions, USAGE } from './checksums-options.ts';
 import { type Cost, costOf, formatCosts } from './checksums-report.ts';
 import { dataDirectory, type EngineSpec, type Workplace } from './nbd-engines.ts';
-import { LOG_FILL_SECONDS } from './nbd-load.ts';
-import { measureServer, rampSecondsOf } from './nbd-measurement.ts';
+import { measureServer } from './nbd-measurement.ts';
 import { UsageError } from './nbd-options.ts';
 import { stopProcesses } from './nbd-process.ts';
 import { type Sample, summarize } from './nbd-results.ts';
@@ -72,7 +71,7 @@ async function measure(options: ChecksumOptions, directory: string): Promise<Cos
   const nodeOptions = [process.env['NODE_OPTIONS'] ?? '', `--import=${preload}`].join(' ').trim();
   const off = sideOf('off', { NODE_OPTIONS: nodeOptions }, directory, sizeBytes);
   say(`filling two volumes of ${formatBytes(sizeBytes)}`);
-  for (const { engine, place } of [on, off]) await fillVolume(engine, place, logFillSeconds(rows));
+  for (const { engine, place } of [on, off]) await fillVolume(engine, place, rows);
   if ((await errorsIn(on)) > 0) throw new Error('the volume with checksums is damaged');
   if ((await errorsIn(off)) === 0) throw new Error('the server without checksums has them');
 
@@ -97,12 +96,6 @@ function sideOf(name: string, environment: Readonly<Record<string, string>>, par
     place: { directory, file: join(directory, 'volume'), sizeBytes, transport: 'unix' },
     samples: new Map(),
   };
-}
-
-/** A measurement gets no further in a log than this: it meets no file that has still to be made. */
-function logFillSeconds(rows: readonly Row[]): number {
-  const longest = Math.max(0, ...rows.filter(row => row.writes).map(row => rampSecondsOf(row) + row.seconds));
-  return Math.min(LOG_FILL_SECONDS, 2 * longest);
 }
 
 /** What the product as it is finds wrong with what a server has left behind. */

@@ -33,8 +33,6 @@ const execute = promisify(execFile);
 /** A stall shows in any window of the full length that begins at a multiple of this. */
 const INTERVAL_MS = 20;
 
-/** Enough for 2 GiB. */
-export const LOG_FILL_SECONDS = 8;
 /** Each shorter than half of a cache that holds the volume. */
 const CACHE_FILL_PARTS = 8;
 const CACHE_FILL_SECONDS = 2;

@@ -7,13 +7,8 @@ import { fioOverNbd } from './nbd-fio.ts';
 import { fillCache, loadRun, warm, warmUp } from './nbd-load.ts';
 import { residentBytes } from './nbd-process.ts';
 import type { Sample } from './nbd-results.ts';
-import type { Row } from './nbd-rows.ts';
+import { type Row, rampSecondsOf } from './nbd-rows.ts';
 import { cacheFile, syncDisk } from './nbd-volumes.ts';
-
-/** Not measured: connections are made, and the code that will be busy is compiled. */
-export function rampSecondsOf(row: Row): number {
-  return Math.min(2, Math.max(0.5, row.seconds / 2));
-}
 
 export async function measureServer(engine: EngineSpec, row: Row, place: Workplace): Promise<Sample> {
   const tls = row.tls ?? false;

@@ -61,6 +61,11 @@ export interface Together {
   readonly fio: readonly string[];
 }
 
+/** Not measured: connections are made, and the code that will be busy is compiled. */
+export function rampSecondsOf(row: Row): number {
+  return Math.min(2, Math.max(0.5, row.seconds / 2));
+}
+
 interface Shape {
   readonly depth: number;
   readonly connections: number;

@@ -4,8 +4,11 @@ import { open } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { BLOCK_BYTES, MIB } from '../../src/base/units.ts';
 import { type EngineSpec, startEngine, type Workplace } from './nbd-engines.ts';
-import { fillLog, fillOverNbd, LOG_FILL_SECONDS } from './nbd-load.ts';
+import { fillLog, fillOverNbd } from './nbd-load.ts';
+import { type Row, rampSecondsOf } from './nbd-rows.ts';
 
+/** Enough for a log of the default length. */
+const LOG_FILL_SECONDS = 12;
 const execute = promisify(execFile);
 
 /** The file that the peers serve, and the raw row reads. */
@@ -47,20 +50,23 @@ export async function cacheFile(path: string): Promise<void> {
 }
 
 /** Sledge's volume, which is no file of its own: written through the server, as its log is. */
-export async function fillVolume(
-  engine: EngineSpec,
-  place: Workplace,
-  logSeconds: number = LOG_FILL_SECONDS,
-): Promise<void> {
+export async function fillVolume(engine: EngineSpec, place: Workplace, rows: readonly Row[]): Promise<void> {
   const server = await startEngine(engine, place, { tls: false, sledgeArguments: [] });
   try {
     await fillOverNbd(server.uri);
+    const logSeconds = logFillSeconds(rows);
     if (logSeconds > 0) await fillLog(server.uri, logSeconds);
     await server.settle();
   } finally {
     await server.stop();
   }
   await syncDisk(place);
+}
+
+/** A measurement gets no further in a log than this: it meets no file that has still to be made. */
+function logFillSeconds(rows: readonly Row[]): number {
+  const longest = Math.max(0, ...rows.filter(row => row.writes).map(row => rampSecondsOf(row) + row.seconds));
+  return Math.min(LOG_FILL_SECONDS, 2 * longest);
 }
 
 /** What is left in the page cache goes to the disk now, not during the next measurement. */

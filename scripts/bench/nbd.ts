@@ -19,12 +19,12 @@ import { fioHasNbd, fioOnFile, fioTogether } from './nbd-fio.ts';
 import { judge, type Verdict } from './nbd-gates.ts';
 import { loadHasTls, WARM_UP_SECONDS } from './nbd-load.ts';
 import { formatMarkdown } from './nbd-markdown.ts';
-import { measureServer, rampSecondsOf } from './nbd-measurement.ts';
+import { measureServer } from './nbd-measurement.ts';
 import { type Options, parseOptions, USAGE, UsageError } from './nbd-options.ts';
 import { stopProcesses } from './nbd-process.ts';
 import { formatFigures, formatSummary, formatTable } from './nbd-report.ts';
 import { type Result, type ResultClass, ratios, type Sample, summarize } from './nbd-results.ts';
-import type { Row, Together } from './nbd-rows.ts';
+import { type Row, rampSecondsOf, type Together } from './nbd-rows.ts';
 import { inTurn, turnsOf } from './nbd-turns.ts';
 import { fillFile, fillVolume, syncDisk } from './nbd-volumes.ts';
 
@@ -166,7 +166,7 @@ async function measureRows(options: Options, place: Workplace, attempt: Attempt)
   const present: EngineSpec[] = [];
   for (const engine of options.engines) {
     const fill = async (): Promise<true> => {
-      if (engine.class === 'sledge') await fillVolume(engine, place);
+      if (engine.class === 'sledge') await fillVolume(engine, place, options.rows);
       return true;
     };
     if (await attempt(engine.name, fill)) present.push(engine);
