@@ -8,7 +8,7 @@ import { fillLog, fillOverNbd } from './nbd-load.ts';
 import { type Row, rampSecondsOf } from './nbd-rows.ts';
 
 /** Enough for a log of the default length. */
-const LOG_FILL_SECONDS = 12;
+const LOG_FILL_SECONDS = 20;
 const execute = promisify(execFile);
 
 /** The file that the peers serve, and the raw row reads. */

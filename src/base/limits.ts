@@ -58,8 +58,13 @@ export function cacheBytesDefault(memoryBytes: number): number {
   const quarter = Math.floor(memoryBytes / 4 / MIB) * MIB;
   return Math.max(cacheBytesMin, Math.min(quarter, cacheBytesDefaultMax));
 }
-export const logBytesDefault = 4 * GIB;
 export const logBytesMin = 64 * MIB;
+export const logBytesDefaultMax = 8 * GIB;
+/** A sixteenth of the file system that holds it. It is taken as bursts need it. */
+export function logBytesDefault(fileSystemBytes: number): number {
+  const sixteenth = Math.floor(fileSystemBytes / 16 / MIB) * MIB;
+  return Math.max(logBytesMin, Math.min(sixteenth, logBytesDefaultMax));
+}
 /** A device that takes longer to sync is waited for by those who write to it, and not by everybody who flushes. */
 export const laggingSyncMs = 500;
 /** A log is cut and used again in segments of this length. */
@@ -84,18 +89,19 @@ export const indexEntriesMax = 128 * 1024;
 export const readRetriesMax = 3;
 /**
  * Shares of log or overlay at which destaging begins, at which it rests again, and at which it is urgent: writers are slowed
- * down then. They are those of a log of `logUsualBytes` or less; for a longer one see `fillWithRoom`.
+ * down then. They are those of a log of `logShortBytes` or less; for a longer one see `fillWithRoom`.
  */
 export const destageFillStart = 0.6;
 export const destageFillLow = 0.5;
 export const pressingFill = 0.75;
-const logUsualBytes = 2 * GIB;
+const logShortBytes = 2 * GIB;
+const logLongBytes = 4 * GIB;
 /**
  * One of these shares for a log of this length. What is left above it is for what comes in while the destage follows, and
- * does not have to grow with the log: up to the default length it stays the same, and bursts have all the rest.
+ * does not have to grow with the log: from the one length to the other it stays the same, and bursts have all the rest.
  */
 export function fillWithRoom(share: number, logBytes: number): number {
-  return Math.max(share, 1 - ((1 - share) * logUsualBytes) / Math.min(logBytes, logBytesDefault));
+  return Math.max(share, 1 - ((1 - share) * logShortBytes) / Math.min(logBytes, logLongBytes));
 }
 /**
  * While the devices are full, writes are refused from this share of log or overlay on, and zeroes from that one. The rest
@@ -185,7 +191,7 @@ assert(bulkChunksMax * (8 + (chunkBytesMax / BLOCK_BYTES) * 4) < logBatchBytes, 
 assert(chunkBytesMax <= destagePieceBytes, 'a piece of a destage holds at least one chunk');
 assert(destageFillLow < destageFillStart && destageFillStart < pressingFill, 'destaging begins before it is urgent');
 assert(
-  fillWithRoom(pressingFill, logBytesDefault) < fullRefusalFill &&
+  fillWithRoom(pressingFill, logLongBytes) < fullRefusalFill &&
     fullRefusalFill < fullRefusalZeroesFill &&
     fullRefusalZeroesFill < 1,
   'devices are known to be full before it matters',

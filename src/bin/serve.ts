@@ -14,7 +14,7 @@ import {
   cacheBytesDefault,
   cacheBytesDefaultMax,
   cacheBytesMin,
-  logBytesDefault,
+  logBytesDefaultMax,
   logBytesMin,
 } from '../base/limits.ts';
 import { formatBytes } from '../base/units.ts';
@@ -61,8 +61,9 @@ export const serveCommand: Command = {
     {
       name: 'log',
       value: 'SIZE',
-      default: formatBytes(logBytesDefault).replace(' ', ''),
-      help: 'disk space for operations that are not in mass storage yet',
+      help:
+        'disk space for operations that are not in mass storage yet, taken as bursts need it; ' +
+        `default: a sixteenth of the file system, at most ${formatBytes(logBytesDefaultMax)}`,
     },
     {
       name: 'tls-certificates',
@@ -99,6 +100,8 @@ export function serveArguments(input: CommandInput, env: NodeJS.ProcessEnv, pid:
   const asked = input.texts('listen').map(parseAddress);
   const fallback = inherited.length === 0 ? [parseAddress(DEFAULT_ADDRESS)] : [];
   const tls = tlsOption(input);
+  const cacheText = input.text('cache');
+  const logText = input.text('log');
   const volumes = input.texts('volume').map(parseVolume);
   const names = new Set<string>();
   for (const { name } of volumes) {
@@ -110,18 +113,16 @@ export function serveArguments(input: CommandInput, env: NodeJS.ProcessEnv, pid:
       dataDirectory: input.text('data') ?? './data',
       devices: input.texts('device').map(parseDevice),
       volumes,
-      cacheBytes: sizeOption(input, 'cache', cacheBytesMin, cacheBytesDefault(memoryBytes())),
-      logBytes: sizeOption(input, 'log', logBytesMin, logBytesDefault),
+      cacheBytes:
+        cacheText === undefined
+          ? cacheBytesDefault(memoryBytes())
+          : parseBlockSize(cacheText, '--cache', cacheBytesMin),
+      ...(logText === undefined ? {} : { logBytes: parseBlockSize(logText, '--log', logBytesMin) }),
       listen: [...inherited, ...(asked.length > 0 ? asked : fallback)],
       ...(tls === undefined ? {} : { tls }),
     },
     logLevel: parseChoice(input.text('log-level') ?? 'info', '--log-level', ['debug', 'info', 'warn', 'error']),
   };
-}
-
-function sizeOption(input: CommandInput, name: string, minimumBytes: number, preset: number): number {
-  const text = input.text(name);
-  return text === undefined ? preset : parseBlockSize(text, `--${name}`, minimumBytes);
 }
 
 function tlsOption(input: CommandInput): TlsOption | undefined {

@@ -38,7 +38,8 @@ export interface NodeOptions {
   /** Made when they are missing; one that exists with another size is kept as it is, with a warning in the log. */
   readonly volumes: readonly VolumeOption[];
   readonly cacheBytes: number;
-  readonly logBytes: number;
+  /** Default: what `logBytesDefault` says of the file system that the log is on. */
+  readonly logBytes?: number;
   readonly listen: readonly ListenAddress[];
   readonly tls?: TlsOption;
   readonly log: NodeLog;

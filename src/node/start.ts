@@ -2,6 +2,7 @@
  * Starts a node: lock, format, devices, index, recovery of the log, volumes, listeners, in this order. What was opened is
  * given back when a later part fails, so that a start that was refused leaves everything as it was.
  */
+import { statfsSync } from 'node:fs';
 import { BouncePool } from '../base/bounce-pool.ts';
 import { seededChecksums } from '../base/checksum.ts';
 import { errnoName } from '../base/errno.ts';
@@ -9,6 +10,7 @@ import { SledgeError } from '../base/errors.ts';
 import {
   bounceBufferCount,
   chunkBytesDefault,
+  logBytesDefault,
   logSegmentBytes,
   logSegmentsMin,
   nbdHandshakeTimeoutMs,
@@ -96,13 +98,14 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   for (const device of devices) device.syncFailed = syncFailed;
   const events = headEvents(problems, damage, log, locate, syncFailed);
   const bounce = new BouncePool(platform, bounceBufferCount);
+  const { logBytes = defaultLogBytes(directory.logPath) } = options;
   running = await startHead({
     index,
-    newHead: () => newHead(platform, index, devices, options, events, bounce),
+    newHead: () => newHead(platform, index, devices, { ...options, logBytes }, events, bounce),
     files,
     fresh,
     segments,
-    log: { segmentBytes: logSegmentBytes, limitBytes: options.logBytes },
+    log: { segmentBytes: logSegmentBytes, limitBytes: logBytes },
     turns: platform,
     clock: platform,
     regions: platform,
@@ -157,11 +160,16 @@ async function openIndex(
   return index;
 }
 
+function defaultLogBytes(directory: string): number {
+  const { blocks, bsize } = statfsSync(directory);
+  return logBytesDefault(blocks * bsize);
+}
+
 function newHead(
   platform: IoPlatform,
   index: IndexStore,
   devices: readonly Device[],
-  options: NodeOptions,
+  options: NodeOptions & { readonly logBytes: number },
   events: HeadEvents,
   bounce: BouncePool,
 ): Head {

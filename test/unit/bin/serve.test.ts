@@ -3,7 +3,14 @@ import { join, resolve } from 'node:path';
 import t from 'tap';
 import { ControlClient } from '../../../src/admin/control-client.ts';
 import { SledgeError } from '../../../src/base/errors.ts';
-import { cacheBytesDefault, cacheBytesDefaultMax, cacheBytesMin, logBytesDefault } from '../../../src/base/limits.ts';
+import {
+  cacheBytesDefault,
+  cacheBytesDefaultMax,
+  cacheBytesMin,
+  logBytesDefault,
+  logBytesDefaultMax,
+  logBytesMin,
+} from '../../../src/base/limits.ts';
 import { GIB, MIB } from '../../../src/base/units.ts';
 import { CommandInput } from '../../../src/bin/command.ts';
 import { isOpenToOthers, serveArguments, serveCommand } from '../../../src/bin/serve.ts';
@@ -78,7 +85,7 @@ t.test('without options the defaults are served', t => {
       devices: [],
       volumes: [],
       cacheBytes: cacheBytesDefault(memoryBytes()),
-      logBytes: logBytesDefault,
+      logBytes: undefined,
       listen: [{ kind: 'tcp', host: '127.0.0.1', port: 10809 }],
       tls: undefined,
     },
@@ -91,6 +98,13 @@ t.test('the cache takes a quarter of the memory, within bounds', t => {
   t.equal(cacheBytesDefault(256 * GIB), cacheBytesDefaultMax);
   t.equal(cacheBytesDefault(MIB), cacheBytesMin);
   t.ok(memoryBytes() >= 64 * MIB && memoryBytes() <= 2 ** 50, 'of memory that there is');
+  t.end();
+});
+
+t.test('the log takes a sixteenth of its file system, within bounds', t => {
+  t.equal(logBytesDefault(64 * GIB + 5), 4 * GIB);
+  t.equal(logBytesDefault(1024 * GIB), logBytesDefaultMax);
+  t.equal(logBytesDefault(GIB / 2), logBytesMin);
   t.end();
 });
 
