@@ -38,7 +38,7 @@ const { values } = parseArgs({
 });
 
 /** Near the most that a log holds. */
-const FULL_SHARE = 0.8;
+const FULL_SHARE = 0.7;
 const FILL_SECONDS = 6;
 const TRIES_MAX = 5;
 
