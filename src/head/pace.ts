@@ -2,10 +2,10 @@
  * Slows writers down before the log is full, so that they never meet a full one: what would be seconds at full speed and
  * then a stand-still of half a second at a time becomes the speed at which mass storage can follow.
  *
- * From the fill on at which it is urgent (three quarters, or later in a long log) writers get half of the rate at which the destage frees, and beside
- * it a part of the room that is left: as much as would use it up in some seconds. So the room never quite ends, and a
- * step of the destage that takes long is bridged by it. The rate is that of the steps before, or of the one under way if
- * that is slower already.
+ * From the fill on at which it is urgent (three quarters, or later in a long log) writers get half of the rate at which the
+ * destage frees, and beside it a part of the room that is left: as much as would use it up in some seconds. So the room
+ * never quite ends, and a step of the destage that takes long is bridged by it. The rate is that of the steps before, or of
+ * the one under way if that is slower already.
  */
 import type { CancelTimer, Clock } from '../base/io.ts';
 import { fillWithRoom, pressingFill } from '../base/limits.ts';
