@@ -7,7 +7,7 @@ import { type EngineSpec, startEngine, type Workplace } from './nbd-engines.ts';
 import { fillLog, fillOverNbd } from './nbd-load.ts';
 import { type Row, rampSecondsOf } from './nbd-rows.ts';
 
-/** Enough for a log of the default length. */
+/** Enough for the log's whole length. */
 const LOG_FILL_SECONDS = 20;
 const execute = promisify(execFile);
 

@@ -59,7 +59,7 @@ export function cacheBytesDefault(memoryBytes: number): number {
   return Math.max(cacheBytesMin, Math.min(quarter, cacheBytesDefaultMax));
 }
 export const logBytesMin = 64 * MIB;
-export const logBytesDefaultMax = 8 * GIB;
+export const logBytesDefaultMax = 2 * GIB;
 /** A sixteenth of the file system that holds it. It is taken as bursts need it. */
 export function logBytesDefault(fileSystemBytes: number): number {
   const sixteenth = Math.floor(fileSystemBytes / 16 / MIB) * MIB;

@@ -102,7 +102,7 @@ t.test('the cache takes a quarter of the memory, within bounds', t => {
 });
 
 t.test('the log takes a sixteenth of its file system, within bounds', t => {
-  t.equal(logBytesDefault(64 * GIB + 5), 4 * GIB);
+  t.equal(logBytesDefault(16 * GIB + 5), GIB);
   t.equal(logBytesDefault(1024 * GIB), logBytesDefaultMax);
   t.equal(logBytesDefault(GIB / 2), logBytesMin);
   t.end();
