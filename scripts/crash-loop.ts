@@ -39,7 +39,7 @@ const { values } = parseArgs({
 
 /** Near the most that a log holds. */
 const FULL_SHARE = 0.7;
-const FILL_SECONDS = 6;
+const FILL_SECONDS = 3;
 const TRIES_MAX = 5;
 
 process.exitCode = await main();

@@ -1,6 +1,7 @@
 /** How writers are slowed down before the log is full. */
 import t from 'tap';
-import { MIB } from '../../../src/base/units.ts';
+import { destageFillStart, fillWithRoom, pressingFill } from '../../../src/base/limits.ts';
+import { GIB, MIB } from '../../../src/base/units.ts';
 import { Pace } from '../../../src/head/pace.ts';
 import { MemoryLoop } from '../../support/memory-loop.ts';
 
@@ -85,6 +86,18 @@ t.test('stopped, it calls nobody any more', t => {
   while (pace.admits(4096, 1, LIMIT));
   pace.stop();
   loop.advance(100);
+  t.equal(resumed(), 0);
+  t.end();
+});
+
+t.test('a long log leaves no more room than one of 2 GiB, up to 4 GiB', t => {
+  for (const bytes of [64 * MIB, 2 * GIB]) t.equal(fillWithRoom(pressingFill, bytes), 0.75);
+  t.equal(fillWithRoom(pressingFill, 4 * GIB), 0.875);
+  t.equal(fillWithRoom(destageFillStart, 4 * GIB), 0.8);
+  t.equal(fillWithRoom(pressingFill, 64 * GIB), 0.875);
+  const { loop, pace, resumed } = paced();
+  t.ok(pace.admits(4096, 0.87, 4 * GIB), 'nobody waits below');
+  t.equal(loop.timerCount, 0);
   t.equal(resumed(), 0);
   t.end();
 });
