@@ -118,9 +118,7 @@ class KernelRing final : public Ring {
     Release();
     if (armed_) Disarm();
     if (count > 0) {
-      submitted_ += count;
-      __atomic_store_n(submissionTail_, submitted_, __ATOMIC_RELEASE);
-      int error = Submit();
+      const int error = Submit(count, deferred_ ? IORING_ENTER_GETEVENTS : 0);
       if (error != 0) return -error;
     } else {
       Reap();
@@ -129,6 +127,8 @@ class KernelRing final : public Ring {
     announced_ = Ready();
     return static_cast<int>(announced_);
   }
+
+  int Push(uint32_t count) override { return -Submit(count, 0); }
 
   bool CanWait() const override { return canWait_; }
 
@@ -257,10 +257,11 @@ class KernelRing final : public Ring {
     return static_cast<int>(syscall(__NR_io_uring_enter, ringFd_, count, 0, flags, nullptr, 0));
   }
 
-  // Hands over all entries up to the tail. The kernel takes fewer when it is short of memory: then wait a little, for
-  // what is under way gives memory back.
-  int Submit() {
-    const uint32_t flags = deferred_ ? IORING_ENTER_GETEVENTS : 0;
+  // Hands over `count` more entries. The kernel takes fewer when it is short of memory: then wait a little, for what is
+  // under way gives memory back. 0 or an errno.
+  int Submit(uint32_t count, uint32_t flags) {
+    submitted_ += count;
+    __atomic_store_n(submissionTail_, submitted_, __ATOMIC_RELEASE);
     for (int attempt = 0; attempt < 10'000; attempt++) {
       const uint32_t left = submitted_ - __atomic_load_n(submissionHead_, __ATOMIC_ACQUIRE);
       if (left == 0) return 0;

@@ -1,7 +1,7 @@
 // `Ring` for JavaScript: a ring, its memory as ArrayBuffers, and its eventfd on Node's loop.
 //
 //   new Ring(kind: 0 io_uring | 1 threads, entries, threads, wake: () => boolean)   throws with `errno` set
-//   .submissions, .completions: ArrayBuffer     .enter(count, spinMicros)  .arm(mayWait)  .close()
+//   .submissions, .completions: ArrayBuffer     .enter(count, spinMicros)  .push(count)  .arm(mayWait)  .close()
 //   .loopFd: what tells that Node's own loop has something to do, or -1 where the ring cannot be waited for
 //
 // Where it can, the thread sleeps in the ring and not in libuv's epoll, in the moment before libuv would: a completion
@@ -192,8 +192,8 @@ class RingObject : public Napi::ObjectWrap<RingObject> {
  public:
   static Napi::Function Define(Napi::Env env) {
     return DefineClass(env, "Ring",
-                       {InstanceMethod<&RingObject::Enter>("enter"), InstanceMethod<&RingObject::Arm>("arm"),
-                        InstanceMethod<&RingObject::Close>("close")});
+                       {InstanceMethod<&RingObject::Enter>("enter"), InstanceMethod<&RingObject::Push>("push"),
+                        InstanceMethod<&RingObject::Arm>("arm"), InstanceMethod<&RingObject::Close>("close")});
   }
 
   explicit RingObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -259,6 +259,19 @@ class RingObject : public Napi::ObjectWrap<RingObject> {
       return env.Undefined();
     }
     return Napi::Number::New(env, ring->Enter(count, spinMicros));
+  }
+
+  Napi::Value Push(const Napi::CallbackInfo& info) {
+    Napi::Env env = info.Env();
+    uint32_t count;
+    if (!ToUint32(env, info[0], &count)) return env.Undefined();
+    Ring* ring = Opened(env);
+    if (ring == nullptr) return env.Undefined();
+    if (count > ring->submissionCount()) {
+      ThrowTypeError(env, "push(count): out of range");
+      return env.Undefined();
+    }
+    return Napi::Number::New(env, ring->Push(count));
   }
 
   Napi::Value Arm(const Napi::CallbackInfo& info) {

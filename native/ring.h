@@ -44,6 +44,9 @@ class Ring {
   // Returns how many are ready, or -errno where the ring itself is broken.
   virtual int Enter(uint32_t count, uint32_t spinMicros) = 0;
 
+  // Submits the next `count` entries, and leaves the completions that were announced as they are. 0 or -errno.
+  virtual int Push(uint32_t count) = 0;
+
   // Sleeps until a completion is there, at most so long; without limit when negative. Returns how many are ready: 0 when
   // the time is over or a signal came. The next Enter announces them. Only rings that can be waited for.
   virtual bool CanWait() const { return false; }

@@ -114,12 +114,17 @@ class ThreadRing final : public Ring, private CompletionSink {
   int Enter(uint32_t count, uint32_t spinMicros) override {
     Release();
     Disarm();
-    for (uint32_t index = 0; index < count; index++) Start(EntryAt(submitted_ + index));
-    submitted_ += count;
-    HandOver();
+    Push(count);
     if (Ready() == 0 && spinMicros > 0) Spin(spinMicros);
     announced_ = Ready();
     return static_cast<int>(announced_);
+  }
+
+  int Push(uint32_t count) override {
+    for (uint32_t index = 0; index < count; index++) Start(EntryAt(submitted_ + index));
+    submitted_ += count;
+    HandOver();
+    return 0;
   }
 
   int Arm() override {

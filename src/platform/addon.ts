@@ -19,6 +19,8 @@ export interface NativeRing {
   readonly completions: ArrayBuffer;
   /** Submits `count` entries, then waits up to `spinMicros`, burning the processor. Completions ready, or -errno. */
   enter(count: number, spinMicros: number): number;
+  /** Submits `count` entries and leaves completions that were announced alone. 0 or -errno. */
+  push(count: number): number;
   /** Readable when Node's own loop has something to do; -1 where the ring cannot be waited for. */
   readonly loopFd: number;
   /**

@@ -7,6 +7,10 @@
  * after that, the loop waits a little if that has paid lately (`wait-budget.ts`), then sleeps: in the ring, where the
  * kernel lets it, with a poll of Node's own epoll under way; else in Node's epoll, until the ring's eventfd wakes it.
  *
+ * Reads and writes of files do not wait for the end of the turn: some at a time are pushed, and the disk works meanwhile.
+ * Else disk and server take turns with a client that sends as many requests at once as it gets replies at once: measured,
+ * 4 KiB reads at depth 4 22 000 a second instead of 28 000, at depth 16 42 000 instead of 49 000.
+ *
  * Measured on two virtual processors, 4 KiB random reads O_DIRECT: at depth 64 4 to 5 µs of processor an operation,
  * kernel included, and 0.9 to 1 × the rate of fio; at depth 1 1.2 to 1.4 × fio's. Registered files would save about
  * 0.1 µs of that and registered buffers 0.7 µs, which the pinned memory (RLIMIT_MEMLOCK) is not worth so far.
@@ -31,6 +35,12 @@ import { Operation, type OperationOwner, WAITS_FOR_DATA, WAITS_FOR_PEER, WAITS_F
 import { COMPLETION_WORDS, OP_ASYNC_CANCEL, OP_POLL_ADD, POLL_IN, SUBMISSION_WORDS } from './submission.ts';
 
 const BATCH_MS = 1;
+/**
+ * Data operations that are prepared are pushed once there are half as many of them as the disk has, within these limits:
+ * few while it has little to do, more when the calls cost more than its waiting.
+ */
+const PUSH_MIN = 2;
+const PUSH_MAX = 8;
 /** Tasks that ask for tasks run in the same turn this many times over; what is left then runs in the next turn. */
 const ROUNDS_MAX = 16;
 const TWO_32 = 2 ** 32;
@@ -121,6 +131,8 @@ export class RingLoop implements Turns {
   #submissionNumber = 0;
   #completionNumber = 0;
   #prepared = 0;
+  /** Of the prepared ones, those that wait for data. */
+  #dataPrepared = 0;
   #inRing = 0;
   #dataInRing = 0;
   #syncsInRing = 0;
@@ -254,8 +266,26 @@ export class RingLoop implements Turns {
     this.#submissionNumber = (this.#submissionNumber + 1) | 0;
     this.#prepared += 1;
     this.#inRing += 1;
-    if (operation.waitsFor === WAITS_FOR_DATA) this.#dataInRing += 1;
-    else if (operation.waitsFor === WAITS_FOR_SYNC) this.#syncsInRing += 1;
+    if (operation.waitsFor === WAITS_FOR_DATA) {
+      this.#dataInRing += 1;
+      this.#dataPrepared += 1;
+      if (this.#running && this.#isWorthPushing()) this.#push();
+    } else if (operation.waitsFor === WAITS_FOR_SYNC) {
+      this.#syncsInRing += 1;
+    }
+  }
+
+  #isWorthPushing(): boolean {
+    const underWay = this.#dataInRing - this.#dataPrepared;
+    return this.#dataPrepared >= Math.max(PUSH_MIN, Math.min(PUSH_MAX, underWay / 2));
+  }
+
+  /** Submits what is prepared, in the middle of a turn. */
+  #push(): void {
+    const error = this.#ring.push(this.#prepared);
+    assert(error === 0, `the ring works: ${errnoName(error)}`);
+    this.#prepared = 0;
+    this.#dataPrepared = 0;
   }
 
   #schedule(): void {
@@ -282,6 +312,7 @@ export class RingLoop implements Turns {
       const unsettled = this.#settle();
       const prepared = this.#prepared;
       this.#prepared = 0;
+      this.#dataPrepared = 0;
       this.#ready = this.#enter(prepared, 0);
       if (this.#ready === 0 && this.#lateTask !== undefined) {
         this.#ready = this.#enter(0, Math.ceil(Math.max(1, (this.#lateTaskDueMs - performance.now()) * 1000)));

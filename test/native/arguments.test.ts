@@ -106,6 +106,9 @@ for (const kind of [KERNEL_RING, THREAD_RING]) {
     t.throws(() => ring.enter(9, 0), TypeError);
     t.throws(() => ring.enter(0, 10_000_000), TypeError);
     t.throws(() => (ring.enter as Call)(), TypeError);
+    t.throws(() => ring.push(9), TypeError);
+    t.throws(() => (ring.push as Call)(), TypeError);
+    t.equal(ring.push(0), 0);
     t.equal(ring.enter(0, 0), 0);
     t.equal(ring.arm(false), 0);
     ring.close();

@@ -62,6 +62,26 @@ for (const kind of [KERNEL_RING, THREAD_RING]) {
       ring.close();
     });
 
+    t.test('pushes entries while announced completions are still to be read', async t => {
+      const ring = new addon.Ring(kind, ENTRIES, 1, () => false);
+      for (let index = 0; index < ENTRIES; index++) fill(ring, index, { opcode: OP_NOP, mark: index + 1 });
+      t.equal(ring.enter(ENTRIES, 0), ENTRIES);
+      for (let index = 0; index < ENTRIES; index++) fill(ring, index, { opcode: OP_NOP, mark: 100 + index });
+      t.equal(ring.push(3), 0);
+      t.equal(ring.push(ENTRIES - 3), 0);
+      t.same(
+        Array.from({ length: ENTRIES }, (_, index) => completionAt(ring, index).mark),
+        [1, 2, 3, 4, 5, 6, 7, 8],
+        'where they were',
+      );
+      t.equal(ring.enter(0, 1_000_000), ENTRIES);
+      t.same(
+        Array.from({ length: ENTRIES }, (_, index) => completionAt(ring, ENTRIES + index).mark),
+        [100, 101, 102, 103, 104, 105, 106, 107],
+      );
+      ring.close();
+    });
+
     t.test('reads and writes at the address and the position of the entry', async t => {
       const folder = temporaryFolder();
       writeFileSync(folder.join('file'), '0123456789');
