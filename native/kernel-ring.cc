@@ -4,6 +4,8 @@
 // says in the submission flags (TASKRUN) that some waits. So waiting is a look at two words of memory, and a system
 // call only when one of them says that it is worth it.
 #include <linux/io_uring.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -57,6 +59,29 @@ std::shared_ptr<Mapping> Mapping::Anonymous(size_t bytes) {
   munmap(start + before + bytes, slack - before);
   madvise(start + before, bytes, MADV_HUGEPAGE);  // A wish: without it the region is as good, and slower.
   return std::make_shared<Mapping>(start + before, bytes);
+}
+
+// Not madvise(MADV_POPULATE_WRITE), which would hold up every mmap and munmap of the process meanwhile.
+void Mapping::TouchBeside(std::shared_ptr<Mapping> mapping) {
+  struct Touch {
+    static void* Run(void* argument) {
+      std::unique_ptr<std::shared_ptr<Mapping>> held(static_cast<std::shared_ptr<Mapping>*>(argument));
+      uint8_t* address = (*held)->address();
+      // A write that changes nothing, atomic so that it undoes nobody else's.
+      for (size_t at = 0; at < (*held)->bytes(); at += 4096) __atomic_fetch_or(address + at, 0, __ATOMIC_RELAXED);
+      return nullptr;
+    }
+  };
+  auto held = std::make_unique<std::shared_ptr<Mapping>>(std::move(mapping));
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, &before);
+  pthread_t thread;
+  if (pthread_create(&thread, nullptr, Touch::Run, held.get()) == 0) {
+    pthread_detach(thread);
+    held.release();
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 uint64_t MonotonicNanos() {

@@ -1,6 +1,6 @@
 // I/O memory for JavaScript: page-aligned mappings as ArrayBuffers.
 //
-//   allocate(bytes): ArrayBuffer | undefined    addressOf(buffer: ArrayBuffer): number
+//   allocate(bytes, soon = false): ArrayBuffer | undefined    addressOf(buffer: ArrayBuffer): number
 //
 // A mapping goes when its ArrayBuffer is collected. That no I/O is under way in it by then is the platform's duty: its
 // table of operations holds the region. Only at the end of an environment is everything finalized regardless; rings are
@@ -23,6 +23,10 @@ Napi::Value Allocate(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   double bytes;
   if (!ToWhole(env, info[0], kRegionBytesMax, &bytes)) return env.Undefined();
+  if (!info[1].IsUndefined() && !info[1].IsBoolean()) {
+    ThrowTypeError(env, "allocate(bytes, soon)");
+    return env.Undefined();
+  }
   const auto length = static_cast<size_t>(bytes);
   if (length == 0 || length % kPageBytes != 0) {
     ThrowTypeError(env, "a region is a whole number of pages");
@@ -30,6 +34,7 @@ Napi::Value Allocate(const Napi::CallbackInfo& info) {
   }
   auto mapping = Mapping::Anonymous(length);
   if (!mapping) return env.Undefined();
+  if (info[1].IsBoolean() && info[1].As<Napi::Boolean>().Value()) Mapping::TouchBeside(mapping);
   void* address = mapping->address();
   auto* kept = new KeptRegion{std::move(mapping), EnvironmentOf(env)};
   auto buffer = Napi::ArrayBuffer::New(

@@ -31,6 +31,9 @@ class Mapping {
   // Zero-filled pages of our own; null when the system has no more to give.
   static std::shared_ptr<Mapping> Anonymous(size_t bytes);
 
+  // Has a thread of its own take all pages from the system now, while others use them already. A wish.
+  static void TouchBeside(std::shared_ptr<Mapping> mapping);
+
  private:
   void* address_;
   size_t bytes_;

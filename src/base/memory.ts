@@ -13,8 +13,11 @@ export interface Region {
 
 /** Makes regions: the addon's page-aligned mappings in the product, plain arrays in tests. */
 export interface RegionSource {
-  /** Zero-filled memory of `bytes` (a multiple of 4096), taken from the system only as far as it is touched. */
-  allocate(bytes: number): Region;
+  /**
+   * Zero-filled memory of `bytes` (a multiple of 4096), taken from the system only as far as it is touched; with `soon`, for
+   * what is going to be used as a whole, all of it in the background.
+   */
+  allocate(bytes: number, soon?: boolean): Region;
 }
 
 /** A region over ordinary memory, for cores that run without a kernel beneath them. */

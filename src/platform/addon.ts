@@ -50,7 +50,7 @@ export interface NativeWatch {
 /** Numbers below 0 are -errno throughout. */
 export interface NativeAddon {
   readonly Ring: new (kind: number, entries: number, threads: number, wake: () => boolean) => NativeRing;
-  allocate(bytes: number): ArrayBuffer | undefined;
+  allocate(bytes: number, soon?: boolean): ArrayBuffer | undefined;
   addressOf(buffer: ArrayBuffer): number;
   writeAt(fd: number, bytes: Uint8Array, offset: number, length: number, position: number): number;
   directAlignment(fd: number): number;

@@ -17,9 +17,9 @@ class MappedRegion implements Region {
   }
 }
 
-export function allocateRegion(bytes: number): Region {
+export function allocateRegion(bytes: number, soon = false): Region {
   assert(Number.isSafeInteger(bytes) && bytes > 0 && bytes % BLOCK_BYTES === 0, 'a region is whole pages');
-  const buffer = addon.allocate(bytes);
+  const buffer = addon.allocate(bytes, soon);
   if (buffer === undefined) throw new SledgeError('no-space', `the system has no ${bytes} bytes of memory to give`);
   return new MappedRegion(buffer);
 }

@@ -106,8 +106,8 @@ class RingPlatform implements IoPlatform {
     );
   }
 
-  allocate(bytes: number): Region {
-    return allocateRegion(bytes);
+  allocate(bytes: number, soon = false): Region {
+    return allocateRegion(bytes, soon);
   }
 
   atEndOfTurn(task: TurnTask): void {

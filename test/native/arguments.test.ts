@@ -72,6 +72,7 @@ t.test('ranges outside of their array are refused', async t => {
   t.throws(() => addon.socketFor(bytes, 1), TypeError);
   t.throws(() => addon.allocate(0), TypeError);
   t.throws(() => addon.allocate(4095), TypeError);
+  t.throws(() => (addon.allocate as Call)(4096, 1), TypeError);
 });
 
 t.test('other arrays than those asked for are refused', async t => {

@@ -45,6 +45,21 @@ t.test('memory that is not touched is not taken from the system', async t => {
   await platform.close();
 });
 
+t.test('memory that is wanted soon is taken in the background, and what is in it stays', async t => {
+  const platform = createIoPlatform({ kind: 'threads' });
+  const before = process.memoryUsage.rss();
+  const region = platform.allocate(64 * MIB, true);
+  // Where it may be touched in this very moment.
+  for (let at = 0; at < MIB; at += KIB) region.bytes[at] = 1 + ((at >>> 10) % 250);
+  for (let turn = 0; turn < 1000 && process.memoryUsage.rss() - before < 60 * MIB; turn++) await sleep(10);
+  t.ok(process.memoryUsage.rss() - before >= 60 * MIB);
+  let wrong = 0;
+  for (let at = 0; at < MIB; at += KIB) if (region.bytes[at] !== 1 + ((at >>> 10) % 250)) wrong++;
+  t.equal(wrong, 0);
+  t.ok(region.bytes.subarray(MIB).every(byte => byte === 0));
+  await platform.close();
+});
+
 t.test('thousands of regions that nobody holds are given back', async t => {
   const platform = createIoPlatform({ kind: 'threads' });
   await collectAll();

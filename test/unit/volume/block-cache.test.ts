@@ -29,6 +29,30 @@ function read(cache: BlockCache, volume: VolumeNumber, number: number): number |
   return new DataView(bytes.buffer).getFloat64(0);
 }
 
+t.test('memory comes slab by slab, from the second on before it is needed', t => {
+  const slab = 16_384;
+  const asked: [number, boolean | undefined][] = [];
+  const allocate = (bytes: number, soon?: boolean) => {
+    asked.push([bytes / BLOCK_BYTES, soon]);
+    return plainRegion(bytes);
+  };
+  const cache = new BlockCache({ allocate }, 2 * slab * BLOCK_BYTES + 40_960);
+  t.same(asked, []);
+  const bytes = new Uint8Array(BLOCK_BYTES);
+  const fillTo = (count: number) => {
+    for (let i = cache.count; i < count; i++) cache.put(V1, block(i), 1, bytes, 0);
+  };
+  fillTo(slab / 2);
+  t.same(asked, [[slab, false]]);
+  fillTo(slab / 2 + 1);
+  t.same(asked.slice(1), [[slab, true]]);
+  fillTo(2 * slab + 10);
+  t.same(asked.slice(2), [[10, true]], 'the last one is as long as what is left');
+  for (let i = 0; i < 2 * slab; i++) cache.put(V2, block(i), 1, bytes, 0);
+  t.equal(asked.length, 3, 'slots that are used again take no memory');
+  t.end();
+});
+
 t.test('what is found is what was put in last, never less, never something else', t => {
   const seed = testSeed();
   t.comment(`seed ${seed}`);
