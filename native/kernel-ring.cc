@@ -14,6 +14,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <system_error>
+#include <thread>
 
 #include "assert.h"
 #include "ring.h"
@@ -63,25 +65,25 @@ std::shared_ptr<Mapping> Mapping::Anonymous(size_t bytes) {
 
 // Not madvise(MADV_POPULATE_WRITE), which would hold up every mmap and munmap of the process meanwhile.
 void Mapping::TouchBeside(std::shared_ptr<Mapping> mapping) {
-  struct Touch {
-    static void* Run(void* argument) {
-      std::unique_ptr<std::shared_ptr<Mapping>> held(static_cast<std::shared_ptr<Mapping>*>(argument));
-      uint8_t* address = (*held)->address();
-      // A write that changes nothing, atomic so that it undoes nobody else's.
-      for (size_t at = 0; at < (*held)->bytes(); at += 4096) __atomic_fetch_or(address + at, 0, __ATOMIC_RELAXED);
-      return nullptr;
+  const auto touch = [mapping = std::move(mapping)] {
+    BlockSignals();
+    // A write that changes nothing, atomic so that it undoes nobody else's.
+    for (size_t at = 0; at < mapping->bytes(); at += 4096) {
+      __atomic_fetch_or(mapping->address() + at, 0, __ATOMIC_RELAXED);
     }
   };
-  auto held = std::make_unique<std::shared_ptr<Mapping>>(std::move(mapping));
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, &before);
-  pthread_t thread;
-  if (pthread_create(&thread, nullptr, Touch::Run, held.get()) == 0) {
-    pthread_detach(thread);
-    held.release();
+  try {
+    std::thread(touch).detach();
+  } catch (const std::system_error&) {
+    // Then whoever uses it touches it.
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+// The signals of the process are for Node's thread.
+void BlockSignals() {
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);
 }
 
 uint64_t MonotonicNanos() {

@@ -90,6 +90,9 @@ std::unique_ptr<Ring> MakeThreadRing(uint32_t entries, uint32_t threads, int* er
 
 uint64_t MonotonicNanos();
 
+// Of the thread that calls it.
+void BlockSignals();
+
 // Tells the processor that this is a loop that waits.
 inline void Relax() {
 #if defined(__x86_64__) || defined(__i386__)

@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -12,6 +10,7 @@
 #include <cerrno>
 
 #include "assert.h"
+#include "ring.h"
 
 namespace sledge {
 namespace {
@@ -152,9 +151,7 @@ void SocketPoller::CancelWaiting(Waiting* waiting) {
 }
 
 void SocketPoller::Run() {
-  sigset_t all;
-  sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, nullptr);
+  BlockSignals();
   epoll_event events[64];
   for (;;) {
     int count = epoll_wait(epollFd_, events, 64, -1);

@@ -6,8 +6,6 @@
 // that takes its time does not hold up the rest.
 #include <fcntl.h>
 #include <linux/io_uring.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -226,9 +224,7 @@ class ThreadRing final : public Ring, private CompletionSink {
   }
 
   void Work() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    BlockSignals();
     std::unique_lock<std::mutex> guard(workLock_);
     for (;;) {
       idleCount_++;

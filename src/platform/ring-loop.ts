@@ -25,7 +25,7 @@
  * - Node's own events (timers, TLS, HTTP) wait at most about `BATCH_MS`, however busy the ring is.
  */
 import { performance } from 'node:perf_hooks';
-import { assert } from '../base/assert.ts';
+import { AssertionError, assert } from '../base/assert.ts';
 import { errnoName } from '../base/errno.ts';
 import type { IoRequest, Turns, TurnTask } from '../base/io.ts';
 import { RingQueue } from '../base/ring-queue.ts';
@@ -282,8 +282,7 @@ export class RingLoop implements Turns {
 
   /** Submits what is prepared, in the middle of a turn. */
   #push(): void {
-    const error = this.#ring.push(this.#prepared);
-    assert(error === 0, `the ring works: ${errnoName(error)}`);
+    this.#checked(this.#ring.push(this.#prepared));
     this.#prepared = 0;
     this.#dataPrepared = 0;
   }
@@ -349,9 +348,14 @@ export class RingLoop implements Turns {
   }
 
   #enter(count: number, spinMicros: number): number {
-    const ready = this.#ring.enter(count, spinMicros);
-    assert(ready >= 0, `the ring works: ${errnoName(ready)}`);
-    return ready;
+    return this.#checked(this.#ring.enter(count, spinMicros));
+  }
+
+  /** What a call of the ring has returned; below 0 it is an errno. */
+  #checked(result: number): number {
+    // The text is made only when it is needed: this is asked several times a turn.
+    if (result < 0) throw new AssertionError(`the ring works: ${errnoName(result)}`);
+    return result;
   }
 
   #drain(): number {
