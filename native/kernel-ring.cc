@@ -97,7 +97,8 @@ namespace {
 // Operations that TypeScript submits (see src/platform/submission.ts); a kernel without one of them is too old.
 constexpr uint8_t kNeededOpcodes[] = {IORING_OP_READ, IORING_OP_WRITE,  IORING_OP_FSYNC,   IORING_OP_FALLOCATE,
                                       IORING_OP_SEND, IORING_OP_RECV,   IORING_OP_ACCEPT,  IORING_OP_CONNECT,
-                                      IORING_OP_NOP,  IORING_OP_ASYNC_CANCEL, IORING_OP_SYNC_FILE_RANGE};
+                                      IORING_OP_NOP,  IORING_OP_SENDMSG, IORING_OP_ASYNC_CANCEL,
+                                      IORING_OP_SYNC_FILE_RANGE};
 constexpr uint32_t kNeededFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_FAST_POLL;
 constexpr uint64_t kQuiesceNanos = 2'000'000'000;
 

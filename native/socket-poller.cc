@@ -60,6 +60,10 @@ int Attempt(const io_uring_sqe& submission) {
         result = send(submission.fd, address, submission.len,
                       (static_cast<int>(submission.msg_flags) & ~MSG_WAITALL) | MSG_DONTWAIT);
         break;
+      case IORING_OP_SENDMSG:
+        result = sendmsg(submission.fd, static_cast<const msghdr*>(address),
+                         (static_cast<int>(submission.msg_flags) & ~MSG_WAITALL) | MSG_DONTWAIT);
+        break;
       case IORING_OP_ACCEPT:
         // Descriptors of listeners are non-blocking in this kind of ring: the connection may be gone by now.
         result = accept4(submission.fd, nullptr, nullptr, static_cast<int>(submission.accept_flags));

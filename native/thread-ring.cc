@@ -176,6 +176,7 @@ class ThreadRing final : public Ring, private CompletionSink {
         break;
       case IORING_OP_RECV:
       case IORING_OP_SEND:
+      case IORING_OP_SENDMSG:
       case IORING_OP_ACCEPT:
       case IORING_OP_CONNECT:
         poller_.Submit(submission);

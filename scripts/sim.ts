@@ -165,7 +165,7 @@ function summarize(): void {
   }
   const realMs = performance.now() - startedAt;
   console.log(
-    `${counts.runs} runs, ${counts.requests} operations, ${counts.faults} faults, ${counts.crashes} crashes, ${counts.powerLosses} power losses, ` +
+    `${counts.runs} runs, ${counts.requests} operations, ${counts.lentReads} reads lent, ${counts.faults} faults, ${counts.crashes} crashes, ${counts.powerLosses} power losses, ` +
       `${(counts.virtualMs / 1000).toFixed(1)} s virtual, ${(realMs / 1000).toFixed(1)} s real, ` +
       `virtual over real ${(counts.virtualMs / realMs).toFixed(2)}, ${violations} violations`,
   );

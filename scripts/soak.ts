@@ -10,7 +10,7 @@ import { mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
-import { logBytesDefaultMax, logSegmentBytes } from '../src/base/limits.ts';
+import { logBytesDefaultMax, logBytesMin, logSegmentBytes } from '../src/base/limits.ts';
 import { formatBytes, MIB, parseBytes } from '../src/base/units.ts';
 import { SEGMENT_NAME } from '../src/node/segment-files.ts';
 import { sledgeJson } from '../test/support/server-process.ts';
@@ -26,6 +26,7 @@ whether memory and descriptors stay, and how late requests and the event loop we
 
   --minutes N        of load [10]
   --size SIZE        of the volume [2GiB]
+  --log SIZE         of the log [2GiB]
   --directory DIR    where a directory for the data is made [the system's temporary directory]
   --json             the result as one line of JSON
   --help             print this
@@ -61,6 +62,7 @@ const { values } = parseArgs({
   options: {
     minutes: { type: 'string', default: '10' },
     size: { type: 'string', default: '2GiB' },
+    log: { type: 'string', default: String(logBytesDefaultMax) },
     directory: { type: 'string', default: tmpdir() },
     json: { type: 'boolean', default: false },
     help: { type: 'boolean', short: 'h' },
@@ -72,30 +74,32 @@ process.exitCode = await main();
 async function main(): Promise<number> {
   const minutes = Number(values.minutes);
   const sizeBytes = parseBytes(values.size) ?? 0;
+  const logBytes = parseBytes(values.log) ?? 0;
   if (values.help) {
     process.stdout.write(HELP);
     return 0;
   }
-  if (!(minutes > 0) || sizeBytes < 64 * MIB) {
+  if (!(minutes > 0) || sizeBytes < 64 * MIB || logBytes < logBytesMin) {
     process.stderr.write(HELP);
     return 2;
   }
   const directory = mkdtempSync(join(values.directory, 'sledge-soak-'));
   process.once('SIGINT', () => void stopProcesses().then(() => process.exit(130)));
   try {
-    return await soak(directory, minutes * 60, sizeBytes);
+    return await soak(directory, minutes * 60, sizeBytes, logBytes);
   } finally {
     await stopProcesses();
     rmSync(directory, { recursive: true });
   }
 }
 
-async function soak(directory: string, seconds: number, sizeBytes: number): Promise<number> {
+async function soak(directory: string, seconds: number, sizeBytes: number, logBytes: number): Promise<number> {
   const dataDirectory = join(directory, 'data');
   const socket = join(directory, 'socket');
   const uri = `nbd+unix:///${VOLUME}?socket=${encodeURIComponent(socket)}`;
   const volumes = [`${VOLUME}:${sizeBytes}`];
-  const server = await startSledge({ dataDirectory, listen: `unix:${socket}`, volumes, arguments: [] });
+  const options = { dataDirectory, listen: `unix:${socket}`, volumes, arguments: ['--log', String(logBytes)] };
+  const server = await startSledge(options);
   progress(`filling ${formatBytes(sizeBytes)}`);
   await execute(loadProgram, ['-w', 'write', '-b', '1m', '-q', '8', '--once', '--verify', uri]);
 
@@ -124,7 +128,7 @@ async function soak(directory: string, seconds: number, sizeBytes: number): Prom
     clearInterval(watch);
   }
   await server.stop();
-  const verdicts = judge(readings, windows, (DESCRIPTORS_OF_SEGMENT * logBytesDefaultMax) / logSegmentBytes);
+  const verdicts = judge(readings, windows, (DESCRIPTORS_OF_SEGMENT * logBytes) / logSegmentBytes);
   const isGood = verdicts.every(verdict => verdict.good);
   if (values.json) console.log(JSON.stringify({ seconds, isGood, verdicts, windows }));
   else for (const { good, text } of verdicts) console.log(`${good ? 'ok    ' : 'NOT OK'} ${text}`);

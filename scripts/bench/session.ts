@@ -4,7 +4,7 @@
  * 64, in each reply format. The copies of the data are included (one a read, as from a cache; one a write).
  */
 import type { CancelTimer, Clock, IoRequest, Turns, TurnTask } from '../../src/base/io.ts';
-import { plainRegion, type Region } from '../../src/base/memory.ts';
+import { type MemoryPiece, plainRegion, type Region } from '../../src/base/memory.ts';
 import type { Stream } from '../../src/base/stream.ts';
 import { MIB } from '../../src/base/units.ts';
 import type { ExportedVolume, ExportTable, VolumeRequest } from '../../src/nbd-server/exported-volume.ts';
@@ -65,10 +65,18 @@ class LoopStream implements Stream, Turns, Clock {
   }
 
   send(region: Region, offset: number, length: number, request: IoRequest): void {
-    this.collected?.push(region.bytes.slice(offset, offset + length));
-    this.sentBytes += length;
+    this.sendPieces([{ region, offset, length }], 1, request);
+  }
+
+  sendPieces(pieces: readonly MemoryPiece[], count: number, request: IoRequest): void {
+    this.#sendLength = 0;
+    for (let index = 0; index < count; index++) {
+      const { region, offset, length } = pieces[index];
+      this.collected?.push(region.bytes.slice(offset, offset + length));
+      this.#sendLength += length;
+    }
+    this.sentBytes += this.#sendLength;
     this.#send = request;
-    this.#sendLength = length;
   }
 
   /** One turn: completes the send and, with `batch`, the receive; then the end of the turn. */

@@ -108,4 +108,18 @@ export const VOLUME_BUGS: readonly PlantedBug[] = [
     find: 'if (!this.#stream.peerHasEnded) return false;',
     replacement: 'if (this.#backlogSinceMs >= 0) return false;',
   },
+  {
+    name: 'lent-block-overwritten',
+    breaks: 'A commit changes bytes in the cache that a reply is being sent from.',
+    file: 'src/volume/block-cache.ts',
+    find: 'if (this.#lent[slot] > 0) {\n      this.#valid[slot] = 0;\n      return;\n    }',
+    replacement: '',
+  },
+  {
+    name: 'lent-block-filled',
+    breaks: 'A block in the cache that a reply is being sent from gives its memory to another.',
+    file: 'src/volume/block-cache.ts',
+    find: 'if (this.#lent[slot] > 0) return NONE;',
+    replacement: '',
+  },
 ];

@@ -11,6 +11,13 @@ export interface Region {
   readonly address: number;
 }
 
+/** `length` bytes from `offset` of a region. */
+export interface MemoryPiece {
+  region: Region;
+  offset: number;
+  length: number;
+}
+
 /** Makes regions: the addon's page-aligned mappings in the product, plain arrays in tests. */
 export interface RegionSource {
   /**

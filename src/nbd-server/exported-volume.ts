@@ -9,7 +9,7 @@
  * Requests may overlap in any way and complete in any order. What a completed write wrote is seen by every read that is
  * submitted after its completion, on whichever connection.
  */
-import type { Region } from '../base/memory.ts';
+import type { MemoryPiece, Region } from '../base/memory.ts';
 
 export type VolumeCommand = 'read' | 'write' | 'writeZeroes' | 'trim' | 'flush' | 'cache' | 'blockStatus';
 
@@ -17,6 +17,15 @@ export type VolumeCommand = 'read' | 'write' | 'writeZeroes' | 'trim' | 'flush' 
 export interface Extent {
   lengthBytes: number;
   flags: number;
+}
+
+/** Memory of the volume's that a reply is sent from. Its bytes stay as they are until it is returned. */
+export interface Loan {
+  /** The bytes of the read are those of the first `pieceCount` of these, one behind another. */
+  readonly pieces: readonly MemoryPiece[];
+  readonly pieceCount: number;
+  /** Called once, from wherever the session is: it may be in the call that made the loan. */
+  returned(): void;
 }
 
 export interface VolumeRequest {
@@ -52,6 +61,8 @@ export interface VolumeRequest {
   addExtent(lengthBytes: number, flags: number): void;
   /** Ends the request: 0, or a positive Linux errno (EIO, ENOSPC, EPERM, EOPNOTSUPP, ESHUTDOWN). */
   completed(errno: number): void;
+  /** Ends a read above `nbdInlineBytesMax` with success, in place of `completed`: its bytes go out from where they lie. */
+  completedFrom(loan: Loan): void;
 }
 
 export interface ExportedVolume {

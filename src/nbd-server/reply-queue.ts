@@ -1,24 +1,29 @@
 /**
  * The replies of one connection on their way to the socket. Small ones are laid one behind another into a reply buffer;
- * large payloads lie in blocks of the pool and go out from there; both in the order in which they were completed.
+ * large payloads lie in blocks of the pool, or in memory that the volume lends, and go out from there; all in the order in
+ * which they were completed.
  *
  * ```
- *  filling:  [small small small][block][small][block] …      laid during this turn, and while the other is sent
- *  sending:  [small small][block] …                          one send after another, each segment whole
+ *  filling:  [small small small][block][small][header][lent][lent] …   laid during this turn, and while the other is sent
+ *  sending:  [small small][block] …                                    one send after another, each of several segments
  * ```
  * At the end of a turn the two swap places if nothing is being sent. Invariants:
  * - `used + reserved` never exceeds the buffer: every admitted request has reserved the most that its reply may take, so
  *   that laying a reply can not fail.
- * - A block is released when its last byte was handed on, or by `discard`.
+ * - A block is released, and a loan returned, when its last byte was handed on, or by `discard`.
  */
 import { assert } from '../base/assert.ts';
 import type { IoRequest } from '../base/io.ts';
-import type { Region } from '../base/memory.ts';
-import type { Stream } from '../base/stream.ts';
+import type { MemoryPiece, Region } from '../base/memory.ts';
+import { type Stream, sendPiecesMax } from '../base/stream.ts';
+import { KIB, MIB } from '../base/units.ts';
+import type { Loan } from './exported-volume.ts';
 import type { PayloadPool } from './payload-pool.ts';
 
-/** One send is at most this, so that a slow client is seen to make progress. */
-const SEND_BYTES_MAX = 1024 * 1024;
+/** A send takes no further segment once it has this much, and is no longer than that: a slow client is seen to make progress. */
+const SEND_BYTES_ENOUGH = MIB;
+/** A reply of a mebibyte goes out at once, with its header. */
+const SEND_BYTES_MAX = MIB + 64 * KIB;
 const NO_BLOCK = -1;
 
 export interface ReplyQueueOwner {
@@ -27,12 +32,11 @@ export interface ReplyQueueOwner {
   sendFailed(errno: number): void;
 }
 
-interface Segment {
-  region: Region;
-  offset: number;
-  length: number;
+interface Segment extends MemoryPiece {
   /** Block to release once sent, or −1. */
   block: number;
+  /** To return once sent. */
+  loan: Loan | undefined;
 }
 
 /** One of the two buffers, with the segments in order. Segment objects are reused. */
@@ -70,15 +74,16 @@ class Batch {
     this.#closed = this.used;
   }
 
-  push(region: Region, offset: number, length: number, block: number): void {
+  push(region: Region, offset: number, length: number, block: number, loan?: Loan): void {
     if (this.#count === this.#segments.length) {
-      this.#segments.push({ region, offset, length, block });
+      this.#segments.push({ region, offset, length, block, loan });
     } else {
       const segment = this.#segments[this.#count];
       segment.region = region;
       segment.offset = offset;
       segment.length = length;
       segment.block = block;
+      segment.loan = loan;
     }
     this.#count += 1;
   }
@@ -100,8 +105,10 @@ export class ReplyQueue implements IoRequest {
   /** Small reads whose data is being laid right now. */
   #open = 0;
   #busy = false;
+  /** The segment that is sent next, and what of it was sent already. */
   #index = 0;
   #done = 0;
+  readonly #pieces: MemoryPiece[] = [];
   /** Rises with each send that completes: how a slow client is told from a stuck one. */
   progress = 0;
 
@@ -163,6 +170,23 @@ export class ReplyQueue implements IoRequest {
     this.#filling.push(this.#pool.region, offset, length, block);
   }
 
+  /** Appends a header that lies in the pool, and behind it what is lent; both are given back together. */
+  pushLoan(offset: number, length: number, block: number, loan: Loan): void {
+    this.pushBlock(offset, length, NO_BLOCK);
+    const last = loan.pieceCount - 1;
+    for (let index = 0; index <= last; index++) {
+      const piece = loan.pieces[index];
+      const isLast = index === last;
+      this.#filling.push(
+        piece.region,
+        piece.offset,
+        piece.length,
+        isLast ? block : NO_BLOCK,
+        isLast ? loan : undefined,
+      );
+    }
+  }
+
   /** Begins to send what is laid. Returns whether the buffers swapped, so that there is room again. */
   flush(stream: Stream): boolean {
     assert(this.#open === 0, 'a placed read is completed in the same turn');
@@ -181,9 +205,25 @@ export class ReplyQueue implements IoRequest {
   }
 
   #sendNext(): void {
-    const segment = this.#sending.segment(this.#index);
-    const length = Math.min(segment.length - this.#done, SEND_BYTES_MAX);
-    this.#stream!.send(segment.region, segment.offset + this.#done, length, this);
+    const batch = this.#sending;
+    const pieces = this.#pieces;
+    let count = 0;
+    let bytes = 0;
+    let done = this.#done;
+    for (let index = this.#index; index < batch.count; index += 1) {
+      if (count === sendPiecesMax || bytes >= SEND_BYTES_ENOUGH) break;
+      const { region, offset, length } = batch.segment(index);
+      if (count === pieces.length) pieces.push({ region, offset, length });
+      const piece = pieces[count];
+      piece.region = region;
+      piece.offset = offset + done;
+      piece.length = Math.min(length - done, SEND_BYTES_MAX - bytes);
+      bytes += piece.length;
+      count += 1;
+      done = 0;
+    }
+    if (count === 1) this.#stream!.send(pieces[0].region, pieces[0].offset, pieces[0].length, this);
+    else this.#stream!.sendPieces(pieces, count, this);
   }
 
   ioCompleted(result: number): void {
@@ -194,13 +234,12 @@ export class ReplyQueue implements IoRequest {
     }
     this.progress += 1;
     const batch = this.#sending;
-    const segment = batch.segment(this.#index);
     this.#done += result;
-    if (this.#done >= segment.length) {
-      if (segment.block >= 0) this.#pool.release(segment.block);
-      segment.block = NO_BLOCK;
+    while (this.#index < batch.count && this.#done >= batch.segment(this.#index).length) {
+      const segment = batch.segment(this.#index);
+      this.#done -= segment.length;
       this.#index += 1;
-      this.#done = 0;
+      this.#giveBack(segment);
     }
     if (this.#index < batch.count) {
       this.#sendNext();
@@ -221,10 +260,16 @@ export class ReplyQueue implements IoRequest {
 
   #discardBatch(batch: Batch): void {
     for (let index = 0; index < batch.count; index += 1) {
-      const segment = batch.segment(index);
-      if (segment.block >= 0) this.#pool.release(segment.block);
-      segment.block = NO_BLOCK;
+      this.#giveBack(batch.segment(index));
     }
     batch.reset();
+  }
+
+  #giveBack(segment: Segment): void {
+    const { block, loan } = segment;
+    segment.block = NO_BLOCK;
+    segment.loan = undefined;
+    if (block >= 0) this.#pool.release(block);
+    loan?.returned();
   }
 }

@@ -23,6 +23,7 @@ import {
   type ReplyTarget,
   SIMPLE_REPLY_BYTES,
 } from '../nbd-server-protocol/index.ts';
+import type { Loan } from './exported-volume.ts';
 import { REFUSAL_TEXT_BYTES_MAX, type Refusal } from './refusal.ts';
 import type { ReplyQueue } from './reply-queue.ts';
 import { NO_BLOCK, type RequestSlot } from './request-slot.ts';
@@ -151,6 +152,15 @@ export class ReplyWriter {
       position = nextPosition;
       if (position === length) break;
     }
+    slot.block = NO_BLOCK;
+  }
+
+  /** The header stands in the head room, as ever; the data goes out from where it lies. */
+  lentRead(slot: RequestSlot, loan: Loan): void {
+    const { region, regionOffset, lengthBytes, block } = slot;
+    const start = regionOffset - this.#dataHeaderBytes;
+    const header = this.#dataHeader(region.view, start, slot, true, 0, lengthBytes);
+    this.#queue.pushLoan(start, header, block, loan);
     slot.block = NO_BLOCK;
   }
 

@@ -10,12 +10,13 @@
  * | large write | a block of the pool, payload at its start |
  * | small read | the connection's reply buffer, from `place` to `completed` |
  * | large read | a block of the pool: a page of head room, in whose end the reply's header will stand, then the data |
+ * | large read, lent | the same, but the data stays where the volume has it |
  * | block status | a block of the pool: a page of head room, then the extents in the form of the wire |
  */
 import { assert } from '../base/assert.ts';
 import type { Region } from '../base/memory.ts';
 import { encodeExtent, extentBytes } from '../nbd-server-protocol/index.ts';
-import type { VolumeCommand, VolumeRequest } from './exported-volume.ts';
+import type { Loan, VolumeCommand, VolumeRequest } from './exported-volume.ts';
 
 /** Room in front of a large read's data, a page so that the data stays aligned. */
 export const HEAD_ROOM_BYTES = 4096;
@@ -27,7 +28,8 @@ export const NO_BLOCK = -1;
 
 export interface SlotOwner {
   placeSmall(slot: RequestSlot): void;
-  slotCompleted(slot: RequestSlot, errno: number): void;
+  /** With `loan`, a large read's data lies there. */
+  slotCompleted(slot: RequestSlot, errno: number, loan?: Loan): void;
 }
 
 export class RequestSlot implements VolumeRequest {
@@ -160,5 +162,11 @@ export class RequestSlot implements VolumeRequest {
   completed(errno: number): void {
     assert(this.inUse, 'a request completes once');
     this.#owner.slotCompleted(this, errno);
+  }
+
+  completedFrom(loan: Loan): void {
+    assert(this.inUse && this.command === 'read' && this.block !== NO_BLOCK, 'a large read in flight is lent its data');
+    assert(this.holeCount === 0, 'all of a loan is data');
+    this.#owner.slotCompleted(this, 0, loan);
   }
 }

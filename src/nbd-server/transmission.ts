@@ -15,7 +15,7 @@ import { nbdExtentsMax, nbdInlineBytesMax, nbdPayloadBytesMax, nbdRequestsInFlig
 import type { Region } from '../base/memory.ts';
 import type { ReceiveBuffer } from '../base/receive-buffer.ts';
 import * as nbd from '../nbd-server-protocol/index.ts';
-import type { ExportedVolume, VolumeCommand } from './exported-volume.ts';
+import type { ExportedVolume, Loan, VolumeCommand } from './exported-volume.ts';
 import type { Agreement } from './handshake.ts';
 import type { PayloadPool, PoolShare, PoolWaiter } from './payload-pool.ts';
 import { type Refusal, refusalOfErrno } from './refusal.ts';
@@ -375,19 +375,25 @@ export class Transmission implements SlotOwner, PoolWaiter {
     this.#writer.placeSmall(slot);
   }
 
-  slotCompleted(slot: RequestSlot, errno: number): void {
-    if (!this.#dead) this.#reply(slot, errno);
-    else if (slot.placedAt >= 0) this.#queue.closeSmall();
+  slotCompleted(slot: RequestSlot, errno: number, loan?: Loan): void {
+    if (!this.#dead) {
+      this.#reply(slot, errno, loan);
+    } else {
+      if (slot.placedAt >= 0) this.#queue.closeSmall();
+      loan?.returned();
+    }
     this.#releaseSlot(slot);
     this.#owner.progressed();
   }
 
-  #reply(slot: RequestSlot, errno: number): void {
+  #reply(slot: RequestSlot, errno: number, loan: Loan | undefined): void {
     const latencyMs = this.#owner.turnMs() - slot.startedMs;
     this.#statistics.recordAnswered(slot.commandNumber, errno !== 0, slot.lengthBytes, latencyMs);
     if (errno !== 0) {
       assert(slot.placedAt < 0, 'a failed read never asks for room');
       this.#writer.refusal(slot, refusalOfErrno(errno, slot.fastZero));
+    } else if (loan !== undefined) {
+      this.#writer.lentRead(slot, loan);
     } else if (slot.command === 'read') {
       this.#writer.read(slot);
     } else if (slot.command === 'blockStatus') {

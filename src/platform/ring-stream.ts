@@ -7,16 +7,17 @@
 import { assert } from '../base/assert.ts';
 import { EAGAIN, ECANCELED, EINTR, EPIPE } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
-import type { Region } from '../base/memory.ts';
+import type { MemoryPiece, Region } from '../base/memory.ts';
 import type { Stream } from '../base/stream.ts';
 import { MIB } from '../base/units.ts';
 import { addon } from './addon.ts';
 import { addressWithin } from './io-memory.ts';
+import { MessageHeader } from './message-header.ts';
 import type { OpenThings } from './open-things.ts';
 import type { Operation, OperationOwner } from './operation.ts';
 import type { RingLoop } from './ring-loop.ts';
 import { printPeer } from './socket-address.ts';
-import { MSG_NOSIGNAL, MSG_WAITALL, OP_RECV, OP_SEND } from './submission.ts';
+import { MSG_NOSIGNAL, MSG_WAITALL, OP_RECV, OP_SEND, OP_SENDMSG } from './submission.ts';
 
 const SHUT_WR = 1;
 const SHUT_RDWR = 2;
@@ -33,6 +34,8 @@ export class RingStream implements Stream, OperationOwner {
   #fd: number;
   #receiving: Operation | undefined;
   #sending: Operation | undefined;
+  /** Of a send of several pieces; made for the first one. */
+  #header: MessageHeader | undefined;
   #shutdownAsked = false;
   #closing = false;
 
@@ -52,13 +55,24 @@ export class RingStream implements Stream, OperationOwner {
 
   receive(region: Region, offset: number, length: number, request: IoRequest): void {
     assert(this.#receiving === undefined, 'one receive at a time');
-    this.#receiving = this.#start(OP_RECV, MSG_NOSIGNAL, region, offset, length, request);
+    const address = addressWithin(region, offset, length);
+    this.#receiving = this.#start(OP_RECV, MSG_NOSIGNAL, region, address, length, request);
   }
 
   send(region: Region, offset: number, length: number, request: IoRequest): void {
     assert(this.#sending === undefined, 'one send at a time');
     assert(!this.#shutdownAsked, 'nothing is sent after shutdown');
-    this.#sending = this.#start(OP_SEND, MSG_NOSIGNAL | MSG_WAITALL, region, offset, length, request);
+    const address = addressWithin(region, offset, length);
+    this.#sending = this.#start(OP_SEND, MSG_NOSIGNAL | MSG_WAITALL, region, address, length, request);
+  }
+
+  sendPieces(pieces: readonly MemoryPiece[], count: number, request: IoRequest): void {
+    assert(this.#sending === undefined, 'one send at a time');
+    assert(!this.#shutdownAsked, 'nothing is sent after shutdown');
+    this.#header ??= new MessageHeader();
+    const { region } = this.#header;
+    const length = this.#header.begin(pieces, count);
+    this.#sending = this.#start(OP_SENDMSG, MSG_NOSIGNAL | MSG_WAITALL, region, region.address, length, request);
   }
 
   shutdown(): void {
@@ -107,7 +121,8 @@ export class RingStream implements Stream, OperationOwner {
     } else if (result === 0) {
       this.#finish(operation, -EPIPE);
     } else {
-      operation.address += result;
+      if (operation.opcode === OP_SENDMSG) this.#header!.layFrom(operation.done);
+      else operation.address += result;
       this.#loop.start(operation);
     }
   }
@@ -131,12 +146,11 @@ export class RingStream implements Stream, OperationOwner {
     opcode: number,
     operationFlags: number,
     region: Region,
-    offset: number,
+    address: number,
     length: number,
     request: IoRequest,
   ): Operation {
     assert(this.#fd >= 0 && !this.#closing, 'the stream is open');
-    const address = addressWithin(region, offset, length);
     const operation = this.#loop.acquire(this);
     operation.opcode = opcode;
     operation.fd = this.#fd;

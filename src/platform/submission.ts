@@ -16,6 +16,7 @@ export const COMPLETION_WORDS = 4;
 export const OP_FSYNC = 3;
 export const OP_POLL_ADD = 6;
 export const OP_SYNC_FILE_RANGE = 8;
+export const OP_SENDMSG = 9;
 export const OP_ACCEPT = 13;
 export const OP_ASYNC_CANCEL = 14;
 export const OP_CONNECT = 16;

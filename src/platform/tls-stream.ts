@@ -12,7 +12,7 @@ import { createServer } from 'node:tls';
 import { assert } from '../base/assert.ts';
 import { ECANCELED, ECONNRESET } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
-import type { Region } from '../base/memory.ts';
+import type { MemoryPiece, Region } from '../base/memory.ts';
 import type { Stream } from '../base/stream.ts';
 import { addon } from './addon.ts';
 import type { TlsMaterial } from './tls.ts';
@@ -69,12 +69,33 @@ export class NodeStream implements Stream {
   }
 
   send(region: Region, offset: number, length: number, request: IoRequest): void {
+    this.#beginSend(length, request);
+    this.#write(region, offset, length, error => this.#sent(error));
+  }
+
+  sendPieces(pieces: readonly MemoryPiece[], count: number, request: IoRequest): void {
+    const sent = pieces.slice(0, count);
+    this.#beginSend(
+      sent.reduce((sum, piece) => sum + piece.length, 0),
+      request,
+    );
+    // Handed over as one; they end one after another, and the last with the rest of them.
+    const last = sent.pop()!;
+    this.#socket.cork();
+    for (const { region, offset, length } of sent) this.#write(region, offset, length);
+    this.#write(last.region, last.offset, last.length, error => this.#sent(error));
+    this.#socket.uncork();
+  }
+
+  #beginSend(length: number, request: IoRequest): void {
     assert(!this.#closed && this.#sending === undefined && length > 0, 'one send at a time, on an open stream');
     assert(!this.#shutDown, 'nothing is sent after the shutdown');
     this.#sending = request;
     this.#sendLength = length;
-    const bytes = Buffer.from(region.bytes.buffer, region.bytes.byteOffset + offset, length);
-    this.#socket.write(bytes, error => this.#sent(error));
+  }
+
+  #write(region: Region, offset: number, length: number, written?: (error?: Error | null) => void): void {
+    this.#socket.write(Buffer.from(region.bytes.buffer, region.bytes.byteOffset + offset, length), written);
   }
 
   shutdown(): void {

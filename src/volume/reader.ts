@@ -1,6 +1,6 @@
 /**
- * Carries out read requests. Small ones that are in the cache are answered on the spot; others are read as spans, large
- * aligned ones straight into the reply.
+ * Carries out read requests. Those that are in the cache are answered on the spot, large ones from where they lie there;
+ * others are read as spans, large aligned ones straight into the reply.
  *
  * Invariants:
  * - A small request asks for its place only when everything is there, and completes in the same call.
@@ -34,9 +34,23 @@ export class Reader {
     if (request.lengthBytes === 0) {
       request.place();
       request.completed(0);
-    } else if (request.lengthBytes > nbdInlineBytesMax || !this.#fromCache(volume, request)) {
-      (this.#jobs.pop() ?? new ReadJob(this.#ports, this.spans, this.#jobs)).start(volume, request);
+      return;
     }
+    const isLarge = request.lengthBytes > nbdInlineBytesMax;
+    if (isLarge ? this.#lent(volume, request) : this.#fromCache(volume, request)) return;
+    (this.#jobs.pop() ?? new ReadJob(this.#ports, this.spans, this.#jobs)).start(volume, request);
+  }
+
+  /** Answers a large read of which every block is in the cache. */
+  #lent(volume: Volume, request: VolumeRequest): boolean {
+    const { cache } = this.#ports;
+    const { offsetBytes, lengthBytes } = request;
+    const loan = cache.lend(volume.number, offsetBytes, lengthBytes);
+    if (loan === undefined) return false;
+    cache.hits += Math.ceil((offsetBytes + lengthBytes) / BLOCK_BYTES) - Math.floor(offsetBytes / BLOCK_BYTES);
+    volume.stream.add(offsetBytes, lengthBytes);
+    request.completedFrom(loan);
+    return true;
   }
 
   /** Answers a small read of which every block is in the cache. */

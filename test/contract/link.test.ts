@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { connect as connectTls } from 'node:tls';
 import t from 'tap';
 import type { IoRequest } from '../../src/base/io.ts';
-import type { Region } from '../../src/base/memory.ts';
+import type { MemoryPiece, Region } from '../../src/base/memory.ts';
 import type { Stream } from '../../src/base/stream.ts';
 import type { ListenAddress } from '../../src/platform/io-platform.ts';
 import { createIoPlatform } from '../../src/platform/platform.ts';
@@ -128,6 +128,10 @@ class BreakableStream implements Stream {
 
   send(region: Region, offset: number, length: number, request: IoRequest): void {
     this.#stream.send(region, offset, length, request);
+  }
+
+  sendPieces(pieces: readonly MemoryPiece[], count: number, request: IoRequest): void {
+    this.#stream.sendPieces(pieces, count, request);
   }
 
   shutdown(): void {

@@ -4,8 +4,8 @@
  * The factory makes a connected pair; closing what is still open is the factory's `cleanUp`.
  */
 import t from 'tap';
-import type { Region, RegionSource } from '../../src/base/memory.ts';
-import type { Stream } from '../../src/base/stream.ts';
+import type { MemoryPiece, Region, RegionSource } from '../../src/base/memory.ts';
+import { type Stream, sendPiecesMax } from '../../src/base/stream.ts';
 import { KIB, MIB } from '../../src/base/units.ts';
 import { io, randomFrom, sleep, testSeed } from './io-support.ts';
 
@@ -100,6 +100,65 @@ export function streamContract(name: string, make: StreamsFactory): void {
       t.equal(await sent, bytes);
       t.equal(at, bytes);
       t.ok(same);
+    });
+
+    t.test('pieces of several regions arrive one behind another', async t => {
+      const { near, far, memory, here, there } = await fresh();
+      const other = memory.allocate(4 * KIB);
+      put(here, 'abcdefgh');
+      put(other, 'xyz');
+      const pieces = [
+        { region: here, offset: 4, length: 3 },
+        { region: other, offset: 0, length: 1 },
+        { region: here, offset: 0, length: 2 },
+        { region: other, offset: 2, length: 1 },
+      ];
+      t.equal(await io(request => near.sendPieces(pieces, 3, request)), 6, 'as many of them as it says');
+      t.equal(await receiveExactly(far, there, 6), 'efgxab');
+      t.equal(await io(request => near.sendPieces(pieces.slice(1), 1, request)), 1);
+      t.equal(await receiveExactly(far, there, 1), 'x');
+      put(here, 'plain');
+      t.equal(await io(request => near.send(here, 0, 5, request)), 5, 'and a send as before');
+      t.equal(await receiveExactly(far, there, 5), 'plain');
+    });
+
+    t.test('as many pieces as there may be, larger than any socket buffer, while the reader is slow', async t => {
+      const { near, far, memory, there } = await fresh();
+      const seed = testSeed();
+      t.comment(`seed ${seed}`);
+      const random = randomFrom(seed);
+      const big = memory.allocate(24 * MIB);
+      const words = new Uint32Array(big.bytes.buffer);
+      for (let index = 0; index < words.length; index++) words[index] = index * 2654435761;
+      const pieces: MemoryPiece[] = [];
+      for (let index = 0; index < sendPiecesMax; index++) {
+        const length = 1 + random(200 * KIB);
+        pieces.push({ region: big, offset: random(big.bytes.length - length), length });
+      }
+      const expected = Buffer.concat(pieces.map(({ offset, length }) => big.bytes.subarray(offset, offset + length)));
+      const sent = io(request => near.sendPieces(pieces, pieces.length, request));
+      await sleep(20);
+      let at = 0;
+      let same = true;
+      while (at < expected.length) {
+        const count = await io(request => far.receive(there, 0, 64 * KIB, request));
+        if (count <= 0) break;
+        same &&= Buffer.compare(there.bytes.subarray(0, count), expected.subarray(at, at + count)) === 0;
+        at += count;
+      }
+      t.equal(await sent, expected.length);
+      t.equal(at, expected.length);
+      t.ok(same);
+    });
+
+    t.test('close ends a send of pieces that waits for a reader that does not read', async t => {
+      const { near, memory, close } = await fresh();
+      const region = memory.allocate(64 * MIB);
+      const pieces = Array.from({ length: 64 }, (_, index) => ({ region, offset: index * MIB, length: MIB }));
+      const sent = io(request => near.sendPieces(pieces, pieces.length, request));
+      await sleep(20);
+      close(near);
+      t.ok((await sent) < 0);
     });
 
     t.test('a send and a receive are under way at the same time', async t => {

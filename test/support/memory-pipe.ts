@@ -5,9 +5,10 @@
 import { assert } from '../../src/base/assert.ts';
 import { ECANCELED, ECONNRESET } from '../../src/base/errno.ts';
 import type { IoRequest } from '../../src/base/io.ts';
-import type { Region } from '../../src/base/memory.ts';
+import type { MemoryPiece, Region } from '../../src/base/memory.ts';
 import type { Stream } from '../../src/base/stream.ts';
 import { KIB } from '../../src/base/units.ts';
+import { gathered, totalBytes } from './gathered.ts';
 
 const CAPACITY_BYTES = 256 * KIB;
 
@@ -20,9 +21,12 @@ export interface PipeOptions {
   readonly meddle?: (bytes: Uint8Array, end: 0 | 1) => void;
 }
 
-interface Pending {
-  readonly region: Region;
-  readonly offset: number;
+interface Receiving extends MemoryPiece {
+  readonly request: IoRequest;
+}
+
+interface Sending {
+  readonly pieces: readonly MemoryPiece[];
   readonly length: number;
   readonly request: IoRequest;
   done: number;
@@ -60,8 +64,8 @@ export class PipeEnd implements Stream {
   /** Sent by the other end and not received yet. */
   #inbound: Uint8Array[] = [];
   #inboundBytes = 0;
-  #receiving: Pending | undefined;
-  #sending: Pending | undefined;
+  #receiving: Receiving | undefined;
+  #sending: Sending | undefined;
   #shutDown = false;
   closed = false;
 
@@ -77,14 +81,21 @@ export class PipeEnd implements Stream {
   receive(region: Region, offset: number, length: number, request: IoRequest): void {
     assert(!this.closed && this.#receiving === undefined && length > 0, 'one receive at a time, on an open stream');
     assert(offset >= 0 && offset + length <= region.bytes.length, 'the receive lies in its region');
-    this.#receiving = { region, offset, length, request, done: 0 };
+    this.#receiving = { region, offset, length, request };
     this.poke();
   }
 
   send(region: Region, offset: number, length: number, request: IoRequest): void {
-    assert(!this.closed && !this.#shutDown && this.#sending === undefined && length > 0, 'one send at a time');
-    assert(offset >= 0 && offset + length <= region.bytes.length, 'the send lies in its region');
-    this.#sending = { region, offset, length, request, done: 0 };
+    this.sendPieces([{ region, offset, length }], 1, request);
+  }
+
+  sendPieces(pieces: readonly MemoryPiece[], count: number, request: IoRequest): void {
+    assert(!this.closed && !this.#shutDown && this.#sending === undefined, 'one send at a time');
+    const sent = pieces.slice(0, count);
+    for (const { region, offset, length } of sent) {
+      assert(length > 0 && offset >= 0 && offset + length <= region.bytes.length, 'the send lies in its region');
+    }
+    this.#sending = { pieces: sent, length: totalBytes(sent), request, done: 0 };
     this.poke();
   }
 
@@ -124,8 +135,7 @@ export class PipeEnd implements Stream {
     const count = Math.min(sending.length - sending.done, CAPACITY_BYTES - this.#other.#inboundBytes);
     if (count > 0) {
       // Copied now, not at `send`: a buffer that is used again too early shows up as wrong bytes.
-      const from = sending.offset + sending.done;
-      const bytes = sending.region.bytes.slice(from, from + count);
+      const bytes = gathered(sending.pieces, sending.done, count);
       this.#pipe.options.meddle?.(bytes, this.#number);
       this.#other.#inbound.push(bytes);
       this.#other.#inboundBytes += count;

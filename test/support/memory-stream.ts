@@ -5,14 +5,17 @@
 import { assert } from '../../src/base/assert.ts';
 import { ECANCELED, ECONNRESET } from '../../src/base/errno.ts';
 import type { IoRequest } from '../../src/base/io.ts';
-import type { Region } from '../../src/base/memory.ts';
+import type { MemoryPiece, Region } from '../../src/base/memory.ts';
 import type { Stream } from '../../src/base/stream.ts';
+import { gathered, totalBytes } from './gathered.ts';
 import type { MemoryLoop } from './memory-loop.ts';
 
-interface Pending {
-  readonly region: Region;
-  readonly offset: number;
-  readonly length: number;
+interface Receiving extends MemoryPiece {
+  readonly request: IoRequest;
+}
+
+interface Sending {
+  readonly pieces: readonly MemoryPiece[];
   readonly request: IoRequest;
 }
 
@@ -23,8 +26,8 @@ export class MemoryStream implements Stream {
   #inbound: Uint8Array[] = [];
   #ended = false;
   #reset = false;
-  #receiving: Pending | undefined;
-  #sending: Pending | undefined;
+  #receiving: Receiving | undefined;
+  #sending: Sending | undefined;
   #outbound: Uint8Array[] = [];
   #held = false;
   closed = false;
@@ -55,10 +58,17 @@ export class MemoryStream implements Stream {
   }
 
   send(region: Region, offset: number, length: number, request: IoRequest): void {
-    assert(!this.closed && !this.shutDown && this.#sending === undefined && length > 0, 'one send at a time');
-    assert(offset >= 0 && offset + length <= region.bytes.length, 'the send lies in its region');
+    this.sendPieces([{ region, offset, length }], 1, request);
+  }
+
+  sendPieces(pieces: readonly MemoryPiece[], count: number, request: IoRequest): void {
+    assert(!this.closed && !this.shutDown && this.#sending === undefined, 'one send at a time');
+    const sent = pieces.slice(0, count);
+    for (const { region, offset, length } of sent) {
+      assert(length > 0 && offset >= 0 && offset + length <= region.bytes.length, 'the send lies in its region');
+    }
     this.sendCount += 1;
-    this.#sending = { region, offset, length, request };
+    this.#sending = { pieces: sent, request };
     this.#transmit();
   }
 
@@ -71,30 +81,35 @@ export class MemoryStream implements Stream {
     assert(!this.closed, 'closed once');
     this.closed = true;
     this.#loop.post(() => {
-      this.#take('#receiving')?.request.ioCompleted(-ECANCELED);
-      this.#take('#sending')?.request.ioCompleted(-ECANCELED);
+      this.#takeReceiving()?.request.ioCompleted(-ECANCELED);
+      this.#takeSending()?.request.ioCompleted(-ECANCELED);
     });
   }
 
-  #take(which: '#receiving' | '#sending'): Pending | undefined {
-    const pending = which === '#receiving' ? this.#receiving : this.#sending;
-    if (which === '#receiving') this.#receiving = undefined;
-    else this.#sending = undefined;
-    return pending;
+  #takeReceiving(): Receiving | undefined {
+    const receiving = this.#receiving;
+    this.#receiving = undefined;
+    return receiving;
+  }
+
+  #takeSending(): Sending | undefined {
+    const sending = this.#sending;
+    this.#sending = undefined;
+    return sending;
   }
 
   #deliver(): void {
     this.#loop.post(() => {
       if (this.closed || this.#receiving === undefined) return;
       if (this.#reset) {
-        this.#take('#receiving')?.request.ioCompleted(-ECONNRESET);
+        this.#takeReceiving()?.request.ioCompleted(-ECONNRESET);
         return;
       }
       if (this.#inbound.length === 0) {
-        if (this.#ended) this.#take('#receiving')?.request.ioCompleted(0);
+        if (this.#ended) this.#takeReceiving()?.request.ioCompleted(0);
         return;
       }
-      const pending = this.#take('#receiving')!;
+      const pending = this.#takeReceiving()!;
       const wanted = Math.min(pending.length, Math.max(1, this.pieceBytes()));
       let taken = 0;
       while (taken < wanted && this.#inbound.length > 0) {
@@ -112,14 +127,15 @@ export class MemoryStream implements Stream {
     if (this.#held) return;
     this.#loop.post(() => {
       if (this.closed || this.#held || this.#sending === undefined) return;
-      const pending = this.#take('#sending')!;
+      const pending = this.#takeSending()!;
       if (this.#reset) {
         pending.request.ioCompleted(-ECONNRESET);
         return;
       }
       // Copied now, not at `send`: a buffer that is reused too early shows up as wrong bytes.
-      this.#outbound.push(pending.region.bytes.slice(pending.offset, pending.offset + pending.length));
-      pending.request.ioCompleted(pending.length);
+      const length = totalBytes(pending.pieces);
+      this.#outbound.push(gathered(pending.pieces, 0, length));
+      pending.request.ioCompleted(length);
     });
   }
 

@@ -1,13 +1,16 @@
 /**
  * An `ExportedVolume` in memory: sparse, of any size, completing requests at once or when the test says, in the order the
- * test says, and failing those that the test names. It holds the session to its side of the contract.
+ * test says, and failing those that the test names. It holds the session to its side of the contract. Of large reads that
+ * have no holes every second one is lent its bytes.
  */
 import { assert } from '../../src/base/assert.ts';
 import { EOPNOTSUPP } from '../../src/base/errno.ts';
 import { nbdInlineBytesMax } from '../../src/base/limits.ts';
+import { type MemoryPiece, plainRegion } from '../../src/base/memory.ts';
 import type {
   ExportedVolume,
   ExportTable,
+  Loan,
   SessionHandle,
   VolumeRequest,
 } from '../../src/nbd-server/exported-volume.ts';
@@ -39,6 +42,10 @@ export class MemoryVolume implements ExportedVolume {
   log: string[] = [];
   /** Reads report holes this way even where they were written: 'blocks' tells what is really absent. */
   fastZeroes = true;
+  /** Loans made, and those that were not returned yet. */
+  loansMade = 0;
+  loansOut = 0;
+  #largeReads = 0;
   readonly #blocks = new Map<number, Uint8Array>();
 
   constructor(options: MemoryVolumeOptions = {}) {
@@ -82,6 +89,7 @@ export class MemoryVolume implements ExportedVolume {
     }
     switch (request.command) {
       case 'read':
+        if (this.#lend(request)) return;
         this.#read(request);
         break;
       case 'writeZeroes':
@@ -111,6 +119,35 @@ export class MemoryVolume implements ExportedVolume {
       yield { block, from, at, bytes };
       at += bytes;
     }
+  }
+
+  /** A piece a block; what comes back is spoiled, so that it shows when it is sent later. */
+  #lend(request: VolumeRequest): boolean {
+    const { offsetBytes, lengthBytes } = request;
+    if (lengthBytes <= nbdInlineBytesMax || this.#largeReads++ % 2 === 0) return false;
+    const pieces: MemoryPiece[] = [];
+    for (const { block, from, bytes } of this.#pieces(offsetBytes, lengthBytes)) {
+      const found = this.#blocks.get(block);
+      if (found === undefined) return false;
+      const region = plainRegion(BLOCK);
+      region.bytes.set(found);
+      pieces.push({ region, offset: from, length: bytes });
+    }
+    this.loansMade++;
+    this.loansOut++;
+    let isOut = true;
+    const loan: Loan = {
+      pieces,
+      pieceCount: pieces.length,
+      returned: () => {
+        assert(isOut, 'a loan is returned once');
+        isOut = false;
+        this.loansOut--;
+        for (const { region } of pieces) region.bytes.fill(0xdd);
+      },
+    };
+    request.completedFrom(loan);
+    return true;
   }
 
   #read(request: VolumeRequest): void {

@@ -1,14 +1,16 @@
 /**
  * A client of a volume in a simulation: sends random requests, tells the oracle of them and has it judge every answer.
  * It keeps the rules of `exported-volume.ts`: small payloads are scribbled over once `submit` has returned, small reads
- * have to complete in the call that asks for their place.
+ * have to complete in the call that asks for their place. What reads are lent is kept for a while, as by a slow client, and
+ * has to stay as it is.
  */
 import { nbdInlineBytesMax } from '../../src/base/limits.ts';
 import type { Region } from '../../src/base/memory.ts';
 import { plainRegion } from '../../src/base/memory.ts';
 import { BLOCK_BYTES, KIB, MIB } from '../../src/base/units.ts';
-import type { VolumeCommand, VolumeRequest } from '../../src/nbd-server/exported-volume.ts';
+import type { Loan, VolumeCommand, VolumeRequest } from '../../src/nbd-server/exported-volume.ts';
 import type { Volume } from '../../src/volume/volume.ts';
+import { lentBytes } from './gathered.ts';
 import type { Oracle, TrackedWrite } from './oracle.ts';
 import type { SimRandom } from './sim-random.ts';
 
@@ -53,6 +55,9 @@ export class SimClient {
   isSealed: () => boolean = () => false;
   inFlight = 0;
   done = 0;
+  /** What reads were lent, with the bytes it had then. */
+  readonly #loans: { readonly loan: Loan; readonly bytes: Uint8Array }[] = [];
+  lentReads = 0;
   /** Op number that is certain to survive a crash of the process, and of the power. */
   flushedOp = 0;
   /** Requests stay inside of it. */
@@ -119,6 +124,20 @@ export class SimClient {
       default:
         return within(cell, withPayload ? REQUEST_BYTES_MAX : size);
     }
+  }
+
+  /** Some loans end with each request that does. */
+  returnLoans(): void {
+    while (this.#loans.length > 0 && this.random.chance(25)) {
+      const { loan, bytes } = this.#loans.splice(this.random.below(this.#loans.length), 1)[0];
+      if (Buffer.compare(lentBytes(loan), bytes) !== 0) this.problem('lent bytes have changed');
+      loan.returned();
+    }
+  }
+
+  keepLoan(loan: Loan, bytes: Uint8Array): void {
+    this.lentReads++;
+    this.#loans.push({ loan, bytes });
   }
 
   problem(text: string): void {
@@ -233,9 +252,20 @@ class ClientRequest implements VolumeRequest {
     if (wrong !== undefined) client.problem(`block status: ${wrong}`);
   }
 
+  completedFrom(loan: Loan): void {
+    const bytes = lentBytes(loan);
+    if (this.lengthBytes <= nbdInlineBytesMax) this.#client.problem('a small read was lent its bytes');
+    if (bytes.length !== this.lengthBytes) this.#client.problem(`${bytes.length} bytes lent of ${this.lengthBytes}`);
+    this.place();
+    this.region.bytes.set(bytes, this.regionOffset);
+    this.#client.keepLoan(loan, bytes);
+    this.completed(0);
+  }
+
   completed(errno: number): void {
     const client = this.#client;
     const { oracle } = client;
+    client.returnLoans();
     if (this.#completed) client.problem(`${this.command} completed twice`);
     this.#completed = true;
     client.inFlight--;
@@ -319,6 +349,11 @@ export function readAll(volume: Volume, onErrors: 'stop' | 'go on' = 'stop'): Pr
       place: () => {},
       addHole: () => {},
       addExtent: () => {},
+      completedFrom: loan => {
+        region.bytes.set(lentBytes(loan));
+        loan.returned();
+        request.completed(0);
+      },
       completed: errno => {
         if (errno !== 0) content.errno = errno;
         if (errno !== 0 && onErrors === 'go on' && request.lengthBytes > BLOCK_BYTES) {

@@ -85,6 +85,8 @@ const DAMAGING: ReadonlySet<Trouble> = new Set(['rot', 'stray']);
 export class SimCounts {
   runs = 0;
   requests = 0;
+  /** Reads that were lent their bytes. */
+  lentReads = 0;
   crashes = 0;
   powerLosses = 0;
   audits = 0;
@@ -234,7 +236,11 @@ export class SimRun {
   }
 
   #collect(): void {
-    for (const client of this.#clients) this.problems.push(...client.problems.splice(0));
+    for (const client of this.#clients) {
+      this.problems.push(...client.problems.splice(0));
+      this.#counts.lentReads += client.lentReads;
+      client.lentReads = 0;
+    }
     const corruptions = this.#node.corruptions.splice(0);
     if (!this.#damaging) this.problems.push(...corruptions);
   }

@@ -16,7 +16,7 @@ import { Head } from '../../../src/head/head.ts';
 import type { RecoveryRow } from '../../../src/head/recovery.ts';
 import { SlotAllocator } from '../../../src/head/slot-allocator.ts';
 import { startHead } from '../../../src/head/start-head.ts';
-import type { Extent, VolumeCommand, VolumeRequest } from '../../../src/nbd-server/exported-volume.ts';
+import type { Extent, Loan, VolumeCommand, VolumeRequest } from '../../../src/nbd-server/exported-volume.ts';
 import type { OpLog } from '../../../src/oplog/log.ts';
 import { addon } from '../../../src/platform/addon.ts';
 import { type Device, takeDevice } from '../../../src/sled/device.ts';
@@ -24,6 +24,7 @@ import { Sled } from '../../../src/sled/sled.ts';
 import { BlockCache } from '../../../src/volume/block-cache.ts';
 import { Overlay } from '../../../src/volume/overlay.ts';
 import type { Volume } from '../../../src/volume/volume.ts';
+import { lentBytes } from '../../support/gathered.ts';
 import { IndexContents, MemoryIndex } from '../../support/memory-index.ts';
 import { MemoryLoop } from '../../support/memory-loop.ts';
 import { ControlledFile } from '../oplog/controlled-file.ts';
@@ -74,6 +75,8 @@ export class TestRequest implements VolumeRequest {
   /** Undefined until it is completed. */
   errno: number | undefined;
   placed = 0;
+  keepsLoan = false;
+  loan: Loan | undefined;
   readonly #done: (request: TestRequest) => void;
 
   constructor(command: VolumeCommand, offset: number, length: number, done: (request: TestRequest) => void) {
@@ -107,6 +110,15 @@ export class TestRequest implements VolumeRequest {
     this.extents.push({ lengthBytes, flags });
   }
 
+  /** Reads as into its own place; the loan is `loan` until the test returns it. */
+  completedFrom(loan: Loan): void {
+    this.place();
+    this.region.bytes.set(lentBytes(loan), this.regionOffset);
+    if (this.keepsLoan) this.loan = loan;
+    else loan.returned();
+    this.completed(0);
+  }
+
   completed(errno: number): void {
     if (this.errno !== undefined) throw new Error('a request is completed once');
     this.errno = errno;
@@ -114,7 +126,7 @@ export class TestRequest implements VolumeRequest {
   }
 }
 
-type RequestOptions = Partial<Pick<TestRequest, 'fua' | 'noHole' | 'holesWanted' | 'oneExtent'>>;
+type RequestOptions = Partial<Pick<TestRequest, 'fua' | 'noHole' | 'holesWanted' | 'oneExtent' | 'keepsLoan'>>;
 
 export class HeadRig {
   readonly store: Store;

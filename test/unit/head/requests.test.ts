@@ -5,6 +5,7 @@ import type { TurnTask } from '../../../src/base/io.ts';
 import { bounceBufferBytes } from '../../../src/base/limits.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { randomFrom, testSeed } from '../../contract/io-support.ts';
+import { lentBytes } from '../../support/gathered.ts';
 import { HeadRig, isAll, pump, type TestRequest } from './head-rig.ts';
 
 const CHUNK = 64 * KIB;
@@ -229,6 +230,41 @@ t.test('a block of the log that is recycled while it is read is read again from 
   await rig.settle();
   t.equal(read.errno, 0);
   t.ok(isAll(read.bytes, 1));
+});
+
+t.test('a large read that is in the cache is lent its bytes, which later writes and trims leave alone', async t => {
+  const rig = await HeadRig.start({ columns: 8 });
+  for (let i = 0; i < 32; i++) await rig.write(i * 4096, 4096, 10 + i);
+  await pump(rig.loop, rig.destage.all());
+  const isAsWritten = (bytes: Uint8Array, first: number) =>
+    bytes.every((byte, i) => byte === 10 + Math.floor((first + i) / 4096));
+  const lent: TestRequest[] = [];
+  for (const [offset, length] of [
+    [0, 2 * CHUNK],
+    [100, 40_000],
+  ]) {
+    const missed = await rig.do('read', offset, length, { keepsLoan: true });
+    if (offset === 0) t.equal(missed.loan, undefined, 'not what has to be read');
+    const hit = await rig.do('read', offset, length, { keepsLoan: true });
+    t.ok(hit.loan !== undefined && isAsWritten(hit.bytes, offset));
+    lent.push(hit);
+  }
+  t.equal((await rig.do('read', 0, 32 * KIB, { keepsLoan: true })).loan, undefined, 'nor a small one');
+  await rig.write(0, CHUNK, 1);
+  await rig.write(CHUNK + 100, 50, 2);
+  await rig.do('trim', CHUNK + 4096, 4096);
+  const expected = new Uint8Array(2 * CHUNK).map((_, i) => 10 + (i >> 12));
+  expected.fill(1, 0, CHUNK);
+  expected.fill(2, CHUNK + 100, CHUNK + 150);
+  expected.fill(0, CHUNK + 4096, CHUNK + 8192);
+  for (let round = 0; round < 3; round++) {
+    t.same(await rig.read(0, 2 * CHUNK), expected, 'who reads now sees what is there now');
+    for (const { loan, offsetBytes, bytes } of lent) {
+      t.same(lentBytes(loan!), bytes);
+      t.ok(isAsWritten(bytes, offsetBytes));
+    }
+    if (round === 1) for (const { loan } of lent.splice(0)) loan!.returned();
+  }
 });
 
 t.test('what a read brings does not come into the cache when the block has changed meanwhile', async t => {

@@ -96,6 +96,8 @@ export class Harness {
     if (now.payloadPoolWaiters > 0) found.push('somebody waits for the pool');
     if (now.inFlight > 0) found.push('requests are in flight');
     if (this.exports.open.size > 0) found.push('a volume is still open');
+    const loansOut = this.exports.volumes.map(volume => (volume instanceof MemoryVolume ? volume.loansOut : 0));
+    if (loansOut.some(count => count > 0)) found.push(`loans are out: ${loansOut}`);
     if (this.loop.timerCount > 0) found.push(`${this.loop.timerCount} timers`);
     return found;
   }

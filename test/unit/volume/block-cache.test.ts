@@ -4,7 +4,9 @@ import { plainRegion } from '../../../src/base/memory.ts';
 import type { BlockNumber, VolumeNumber } from '../../../src/base/units.ts';
 import { BLOCK_BYTES } from '../../../src/base/units.ts';
 import { BlockCache } from '../../../src/volume/block-cache.ts';
+import type { CacheLoan } from '../../../src/volume/cache-loan.ts';
 import { randomFrom, testSeed } from '../../contract/io-support.ts';
+import { lentBytes } from '../../support/gathered.ts';
 
 const V1 = 1 as VolumeNumber;
 const V2 = 2 as VolumeNumber;
@@ -203,5 +205,100 @@ t.test('a block that is not there is not replaced, one that is there is', t => {
     copy.every(byte => byte === 3),
     'also what was invalid',
   );
+  t.end();
+});
+
+t.test('a range is lent where all of its blocks are there, in pieces that lie one behind another in memory', t => {
+  const cache = cacheOf(64);
+  const source = Uint8Array.from({ length: 16 * BLOCK_BYTES }, (_, i) => (i * 7 + (i >> 12)) & 255);
+  // Slots 0 … 5 and, with others between them, 8 … 9.
+  cache.put(V1, block(10), 6, source, 0);
+  cache.put(V2, block(0), 2, source, 0);
+  cache.put(V1, block(16), 2, source, 6 * BLOCK_BYTES);
+  for (const [start, length, pieces] of [
+    [10 * BLOCK_BYTES, 6 * BLOCK_BYTES, 1],
+    [10 * BLOCK_BYTES, 8 * BLOCK_BYTES, 2],
+    [10 * BLOCK_BYTES + 17, 8 * BLOCK_BYTES - 100, 2],
+    [16 * BLOCK_BYTES + 5, 1, 1],
+  ]) {
+    const loan = cache.lend(V1, start, length)!;
+    t.equal(loan.pieceCount, pieces);
+    t.same(lentBytes(loan), source.subarray(start - 10 * BLOCK_BYTES, start - 10 * BLOCK_BYTES + length));
+    loan.returned();
+    t.throws(() => loan.returned(), /once/);
+  }
+  t.equal(cache.lend(V1, 9 * BLOCK_BYTES, 2 * BLOCK_BYTES), undefined, 'the first is not there');
+  t.equal(cache.lend(V1, 17 * BLOCK_BYTES, BLOCK_BYTES + 1), undefined, 'the last is not there');
+  cache.invalidate(V1, 12, 1);
+  t.equal(cache.lend(V1, 10 * BLOCK_BYTES, 6 * BLOCK_BYTES), undefined, 'one between is not valid');
+  t.end();
+});
+
+t.test('no more than a quarter of the cache is lent', t => {
+  const cache = cacheOf(64);
+  cache.put(V1, block(0), 32, new Uint8Array(32 * BLOCK_BYTES), 0);
+  const loans = [0, 1].map(() => cache.lend(V1, 0, 8 * BLOCK_BYTES)!);
+  t.equal(cache.lend(V1, 0, BLOCK_BYTES), undefined);
+  loans[0].returned();
+  t.equal(cache.lend(V1, 0, 9 * BLOCK_BYTES), undefined);
+  t.ok(cache.lend(V1, 0, 8 * BLOCK_BYTES));
+  t.equal(cacheOf(3).lend(V1, 0, 1), undefined, 'of a tiny one nothing');
+  t.end();
+});
+
+t.test('what is lent stays as it is, whatever becomes of its blocks, and a look-up finds the newest or nothing', t => {
+  const seed = testSeed();
+  t.comment(`seed ${seed}`);
+  const random = randomFrom(seed);
+  const cache = cacheOf(80);
+  const newest = new Map<number, number>();
+  const loans: { loan: CacheLoan; bytes: Uint8Array }[] = [];
+  let made = 0;
+  for (let round = 0; round < 40_000; round++) {
+    const number = random(120);
+    const what = random(10);
+    if (what < 3) {
+      const count = 1 + random(10);
+      const source = new Uint8Array(count * BLOCK_BYTES);
+      for (let i = 0; i < count; i++) {
+        // What was read is what was committed last.
+        const version = newest.get(number + i) ?? round;
+        newest.set(number + i, version);
+        source.set(content(number + i, version), i * BLOCK_BYTES);
+      }
+      cache.put(V1, block(number), count, source, 0);
+    } else if (what < 5) {
+      newest.set(number, round);
+      cache.replace(V1, block(number), content(number, round), 0);
+    } else if (what === 5) {
+      const count = 1 + random(4);
+      for (let i = 0; i < count; i++) newest.delete(number + i);
+      cache.invalidate(V1, number, count);
+    } else if (what < 8) {
+      const count = 1 + random(6);
+      const loan = cache.lend(V1, number * BLOCK_BYTES, count * BLOCK_BYTES);
+      if (loan === undefined) continue;
+      made++;
+      const bytes = lentBytes(loan);
+      for (let i = 0; i < count; i++) {
+        const found = new DataView(bytes.buffer, i * BLOCK_BYTES).getFloat64(0);
+        if (found !== (number + i) * 1e6 + newest.get(number + i)!) t.fail(`round ${round}: an old block was lent`);
+      }
+      loans.push({ loan, bytes });
+    } else if (loans.length > 0) {
+      const [{ loan, bytes }] = loans.splice(random(loans.length), 1);
+      if (Buffer.compare(lentBytes(loan), bytes) !== 0) t.fail(`round ${round}: lent bytes have changed`);
+      loan.returned();
+    }
+    const found = read(cache, V1, number);
+    if (found !== undefined && found !== number * 1e6 + newest.get(number)!) t.fail(`round ${round}: an old block`);
+    if (cache.count > cache.capacity) t.fail('the bound is broken');
+  }
+  t.ok(made > 1000, `${made} loans`);
+  for (const { loan } of loans) loan.returned();
+  // With nothing out, as much can be lent as ever.
+  cache.put(V2, block(0), 5, new Uint8Array(5 * BLOCK_BYTES), 0);
+  for (let i = 0; i < 4; i++) t.ok(cache.lend(V2, 0, 5 * BLOCK_BYTES));
+  t.equal(cache.lend(V2, 0, 1), undefined);
   t.end();
 });
