@@ -122,4 +122,11 @@ export const VOLUME_BUGS: readonly PlantedBug[] = [
     find: 'if (this.#lent[slot] > 0) return NONE;',
     replacement: '',
   },
+  {
+    name: 'chunk-taken-for-newer',
+    breaks: 'A step leaves out chunks that have something in the part of the log that it cuts.',
+    file: 'src/volume/overlay.ts',
+    find: 'if (position < this.#oldest[chunkRow]) this.#oldest[chunkRow] = position;',
+    replacement: '',
+  },
 ];

@@ -1,9 +1,14 @@
 /** Promises over completions, for start-up, destage and other work where a promise for many I/Os costs nothing. */
-import type { IoRequest } from './io.ts';
+import type { IoRequest, Turns } from './io.ts';
 
 /** Starts one I/O and resolves with its result: a count, 0, or a negative errno. */
 export function completion(start: (request: IoRequest) => void): Promise<number> {
   return new Promise(resolve => start({ ioCompleted: resolve }));
+}
+
+/** For long work: resolves when the loop has served the others once. */
+export function nextTurn(turns: Turns): Promise<void> {
+  return new Promise(resolve => turns.atEndOfTurn({ runAtEndOfTurn: resolve }));
 }
 
 /**

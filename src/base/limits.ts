@@ -59,7 +59,7 @@ export function cacheBytesDefault(memoryBytes: number): number {
   return Math.max(cacheBytesMin, Math.min(quarter, cacheBytesDefaultMax));
 }
 export const logBytesMin = 64 * MIB;
-export const logBytesDefaultMax = 2 * GIB;
+export const logBytesDefaultMax = 8 * GIB;
 /** A sixteenth of the file system that holds it. It is taken as bursts need it. */
 export function logBytesDefault(fileSystemBytes: number): number {
   const sixteenth = Math.floor(fileSystemBytes / 16 / MIB) * MIB;
@@ -123,6 +123,8 @@ export const destageGroupChunks = 8192;
 export const destageGroupBlocks = 64 * 1024;
 /** Chunks of one index transaction: the loop does nothing else while one is put together. */
 export const destageTransactionChunks = 1024;
+/** Chunks that are looked at for what is to be carried of them: the loop does nothing else meanwhile. */
+export const destageChunksAtOnce = 256;
 /** Data that is brought together at a time: the loop does nothing else meanwhile. One chunk may take more. */
 export const destagePieceUsualBytes = MIB;
 export const destagePieceBytes = 4 * MIB;

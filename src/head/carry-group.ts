@@ -66,6 +66,7 @@ export class CarryGroup {
     // What is newer than the fence has taken the place of everything before it: a later step meets it.
     if (own !== undefined && slots.namedUntil(own.location) > fence.position) return undefined;
     const needed = own !== undefined && slots.namedUntil(own.location) <= fence.cut;
+    if (!needed && overlay.oldestOf(row) >= fence.cut) return undefined;
     const from = this.blocks.length;
     const isTaken = fence.late?.has(volume, chunk) ? needed : this.#takeBlocks(head, row, fence, needed);
     if (!isTaken) return undefined;
@@ -96,13 +97,14 @@ export class CarryGroup {
     const { overlay } = head;
     const found = this.#found;
     found.length = 0;
-    let isNeeded = needed;
+    let oldest = Number.POSITIVE_INFINITY;
     for (let row = overlay.firstBlock(chunkRow); row >= 0; row = overlay.nextBlock(row)) {
       const position = overlay.positionOf(row);
       if (position < fence.position) found.push(row);
-      if (position < fence.cut) isNeeded = true;
+      if (position < oldest) oldest = position;
     }
-    if (!isNeeded) return false;
+    overlay.learnOldest(chunkRow, oldest);
+    if (!needed && oldest >= fence.cut) return false;
     if (found.length > 1) found.sort((a, b) => overlay.blockOf(a) - overlay.blockOf(b));
     for (const row of found) {
       this.blocks.push(overlay.blockOf(row));

@@ -21,8 +21,9 @@
 import { NO_SUM } from '../base/checksum.ts';
 import { isNoSpace } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
-import { completion, Gather } from '../base/io-wait.ts';
+import { completion, Gather, nextTurn } from '../base/io-wait.ts';
 import {
+  destageChunksAtOnce,
   destageGroupBlocks,
   destageGroupChunks,
   destagePieceBytes,
@@ -164,7 +165,7 @@ export class ChunkCarrier {
     let next = from;
     try {
       for (const piece of this.#pieces) {
-        next = this.#fill(piece, group, dirty, next, fence, destagePieceBytes);
+        next = await this.#fill(piece, group, dirty, next, fence, destagePieceBytes);
         if (piece.tasks.length > 0) await this.#gatherData(group, piece);
       }
       if (this.#left !== undefined) {
@@ -286,7 +287,7 @@ export class ChunkCarrier {
         const piece = this.#pieces[turn % destagePieces];
         await piece.written;
         if (window.error < 0) break;
-        next = this.#fill(piece, group, dirty, next, fence);
+        next = await this.#fill(piece, group, dirty, next, fence);
         if (piece.tasks.length === 0) break;
         await this.#gatherData(group, piece);
         for (const task of piece.tasks) this.#place(group, task);
@@ -310,22 +311,27 @@ export class ChunkCarrier {
     return new DestageStuck('a device cannot be written');
   }
 
-  /** Takes chunks of the list as long as their data fits the piece and the group; returns where to go on. */
-  #fill(
+  /**
+   * Takes chunks of the list as long as their data fits the piece and the group; returns where to go on. Long lists have
+   * many chunks of which nothing is to be carried any more: the loop serves others between.
+   */
+  async #fill(
     piece: Piece,
     group: CarryGroup,
     dirty: DirtyList,
     from: number,
     fence: Fence,
     usualBytes = destagePieceUsualBytes,
-  ): number {
+  ): Promise<number> {
     piece.clear();
     const left = this.#left;
     this.#left = undefined;
     if (left !== undefined) this.#addTo(piece, group, left);
     let next = from;
+    let looks = 0;
     while (next < dirty.chunks.length && piece.usedBytes < usualBytes) {
       if (group.tasks.length >= destageGroupChunks || group.blocks.length >= destageGroupBlocks) break;
+      if (++looks % destageChunksAtOnce === 0) await nextTurn(this.#head.turns);
       const volume = this.#head.volume(dirty.volumes[next]);
       const chunk = dirty.chunks[next];
       next++;

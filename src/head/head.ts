@@ -92,6 +92,7 @@ export class Head implements Committer, RequestHandler {
   readonly cache: BlockCache;
   readonly checksums: Checksums;
   readonly bounce: BouncePool;
+  readonly turns: Turns;
   readonly versions = new CommitVersions();
   readonly #volumes = new Map<VolumeNumber, Volume>();
   readonly #entries = new EntryBudget(indexEntriesMax);
@@ -101,7 +102,6 @@ export class Head implements Committer, RequestHandler {
   readonly #writer: Writer;
   readonly #status: BlockStatus;
   readonly #readPorts: ReadPorts;
-  readonly #turns: Turns;
   #log: OpLog | undefined;
   #destage: DestageControl | undefined;
   #segment = -1;
@@ -118,7 +118,7 @@ export class Head implements Committer, RequestHandler {
     this.bounce = ports.bounce;
     this.#events = ports.events;
     this.#segmentBytes = ports.segmentBytes;
-    this.#turns = ports.turns;
+    this.turns = ports.turns;
     this.#readPorts = {
       overlay: ports.overlay,
       cache: ports.cache,
@@ -226,7 +226,7 @@ export class Head implements Committer, RequestHandler {
         this.log.flush(request);
         break;
       case 'cache':
-        new Prefetch(this.#readPorts, this.#reader.spans, this.#turns, volume, request).start();
+        new Prefetch(this.#readPorts, this.#reader.spans, this.turns, volume, request).start();
         break;
       case 'blockStatus':
         this.#status.answer(volume, request);

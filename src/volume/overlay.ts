@@ -8,10 +8,11 @@
  *   than the chunk entry beside it, because a chunk entry drops the block entries it finds.
  * - Every chunk row has a block entry or a chunk entry; it is in the dirty list of each log segment that holds one of
  *   its operations, so that when all chunks of a segment's list have been destaged nothing needs that segment.
+ * - No block of a chunk lies before the chunk's `oldestOf` in the log: it may lie before all of them.
  * - The table never overflows: operations reserve their rows before they are logged (`reserve`); what recovery enters
  *   once more may take more rows than were ever in use at a time, so for it the table grows (`makeRoom`).
  *
- * Cost: 44 bytes for a block, 36 for a chunk, in typed arrays that are touched no further than they were ever full.
+ * Cost: 44 bytes for a block, 44 for a chunk, in typed arrays that are touched no further than they were ever full.
  */
 import { assert } from '../base/assert.ts';
 import { NO_SUM } from '../base/checksum.ts';
@@ -37,6 +38,7 @@ export class Overlay {
   readonly #chunks: KeyTable;
   #firstBlock: Int32Array;
   #op: Float64Array;
+  #oldest: Float64Array;
   #listed: Uint32Array;
   readonly #entries: (ChunkEntry | undefined)[] = [];
   readonly #dirty = new Map<number, DirtyList>();
@@ -56,6 +58,7 @@ export class Overlay {
     this.#chunks = new KeyTable(capacity);
     this.#firstBlock = new Int32Array(capacity);
     this.#op = new Float64Array(capacity);
+    this.#oldest = new Float64Array(capacity);
     this.#listed = new Uint32Array(capacity);
   }
 
@@ -118,6 +121,7 @@ export class Overlay {
     this.#chunkOf = lengthened(this.#chunkOf, new Int32Array(capacity));
     this.#firstBlock = lengthened(this.#firstBlock, new Int32Array(capacity));
     this.#op = lengthened(this.#op, new Float64Array(capacity));
+    this.#oldest = lengthened(this.#oldest, new Float64Array(capacity));
     this.#listed = lengthened(this.#listed, new Uint32Array(capacity));
   }
 
@@ -214,6 +218,7 @@ export class Overlay {
     this.#position[row] = position;
     this.#sum[row] = sum;
     this.#op[chunkRow] = op;
+    if (position < this.#oldest[chunkRow]) this.#oldest[chunkRow] = position;
     this.#touch(chunkRow, volume, chunk);
   }
 
@@ -243,6 +248,16 @@ export class Overlay {
   /** Op number of the newest operation on the chunk. */
   opOf(chunkRow: number): OpNumber {
     return this.#op[chunkRow] as OpNumber;
+  }
+
+  /** Where in the log the chunk's blocks lie, or behind it: most of those that a step looks at need no further look. */
+  oldestOf(chunkRow: number): number {
+    return this.#oldest[chunkRow];
+  }
+
+  /** A look at all of the chunk's blocks has found that none lies before `position`. */
+  learnOldest(chunkRow: number, position: number): void {
+    this.#oldest[chunkRow] = position;
   }
 
   /** First row of the chunk's blocks, in no order, or -1; `nextBlock` goes on. */
@@ -310,6 +325,7 @@ export class Overlay {
     const row = this.#chunks.insert(high, chunk >>> 0);
     this.#firstBlock[row] = NONE;
     this.#entries[row] = undefined;
+    this.#oldest[row] = Number.POSITIVE_INFINITY;
     this.#listed[row] = 0;
     return row;
   }

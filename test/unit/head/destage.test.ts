@@ -1,7 +1,7 @@
 /** The destage: when it begins, in which order it does things, what races with it, and what it gives back. */
 import t from 'tap';
 import { EIO } from '../../../src/base/errno.ts';
-import { destageAgeMs, dropAgeMs } from '../../../src/base/limits.ts';
+import { destageAgeMs, destageChunksAtOnce, dropAgeMs } from '../../../src/base/limits.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { writeDataOffset } from '../../../src/oplog/record.ts';
 import { HeadRig, isAll, pump, SEGMENT } from './head-rig.ts';
@@ -380,4 +380,23 @@ t.test('chunks of many segments of the log are carried segment by segment', asyn
   await pump(rig.loop, rig.destage.all());
   t.ok(rig.destage.steps >= 3);
   for (let i = 0; i < 300; i++) if (!isAll(await rig.read(i * CHUNK, 60 * KIB), i % 256)) t.fail(`write ${i}`);
+});
+
+t.test('the loop serves others while a step looks at many chunks', async t => {
+  const tasksOfDestage = async (chunks: number) => {
+    const rig = await HeadRig.start({ volumeBytes: 128 * MIB });
+    for (let i = 0; i < chunks; i++) await rig.do('writeZeroes', i * CHUNK, 4096);
+    let tasks = 0;
+    const atEndOfTurn = rig.loop.atEndOfTurn.bind(rig.loop);
+    rig.loop.atEndOfTurn = task => {
+      tasks++;
+      atEndOfTurn(task);
+    };
+    await pump(rig.loop, rig.destage.all());
+    t.equal(rig.destage.steps, 1);
+    t.equal(rig.head.overlay.blockCount, 0);
+    return tasks;
+  };
+  const few = await tasksOfDestage(destageChunksAtOnce / 2);
+  t.equal((await tasksOfDestage(3.5 * destageChunksAtOnce)) - few, 3);
 });

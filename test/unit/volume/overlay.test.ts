@@ -92,9 +92,13 @@ t.test('an overlay has of each block and chunk what was entered last', t => {
       if (overlay.entryOf(rowOfChunk) !== chunks.get(chunk)) t.fail('an old chunk entry');
       if (overlay.opOf(rowOfChunk) !== ops.get(chunk)) t.fail('an old op number');
       const linked: number[] = [];
+      let oldest = Number.POSITIVE_INFINITY;
       for (let at = overlay.firstBlock(rowOfChunk); at >= 0; at = overlay.nextBlock(at)) {
         linked.push(overlay.blockOf(at));
+        oldest = Math.min(oldest, overlay.positionOf(at));
       }
+      if (overlay.oldestOf(rowOfChunk) > oldest) t.fail(`op ${op}: a block of chunk ${chunk} is older than its oldest`);
+      if (random(3) === 0) overlay.learnOldest(rowOfChunk, oldest);
       if (linked.sort((a, b) => a - b).join() !== inChunk.join()) t.fail(`op ${op}: blocks of chunk ${chunk}`);
     }
     const alive = new Set([...chunks.keys(), ...[...blocks.keys()].map(chunkOf)]);
