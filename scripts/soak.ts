@@ -10,7 +10,7 @@ import { mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
-import { logBytesDefaultMax, logBytesMin, logSegmentBytes } from '../src/base/limits.ts';
+import { logBytesDefaultMax, logBytesMin, logSegmentBytes, logSegmentDescriptors } from '../src/base/limits.ts';
 import { formatBytes, MIB, parseBytes } from '../src/base/units.ts';
 import { SEGMENT_NAME } from '../src/node/segment-files.ts';
 import { sledgeJson } from '../test/support/server-process.ts';
@@ -26,7 +26,7 @@ whether memory and descriptors stay, and how late requests and the event loop we
 
   --minutes N        of load [10]
   --size SIZE        of the volume [2GiB]
-  --log SIZE         of the log [2GiB]
+  --log SIZE         of the log [8GiB]
   --directory DIR    where a directory for the data is made [the system's temporary directory]
   --json             the result as one line of JSON
   --help             print this
@@ -37,8 +37,6 @@ The exit code is 0 when all is as it should be, 1 when something is not, 2 for w
 const WINDOW_SECONDS = 10;
 const LOAD = ['-w', 'randrw', '-m', '50', '-b', '4k', '-q', '16', '-c', '4'];
 const VOLUME = 'soak';
-/** One for durable writes, and one for all else. */
-const DESCRIPTORS_OF_SEGMENT = 2;
 
 interface Status {
   readonly health: string;
@@ -128,7 +126,7 @@ async function soak(directory: string, seconds: number, sizeBytes: number, logBy
     clearInterval(watch);
   }
   await server.stop();
-  const verdicts = judge(readings, windows, (DESCRIPTORS_OF_SEGMENT * logBytes) / logSegmentBytes);
+  const verdicts = judge(readings, windows, (logSegmentDescriptors * logBytes) / logSegmentBytes);
   const isGood = verdicts.every(verdict => verdict.good);
   if (values.json) console.log(JSON.stringify({ seconds, isGood, verdicts, windows }));
   else for (const { good, text } of verdicts) console.log(`${good ? 'ok    ' : 'NOT OK'} ${text}`);

@@ -52,9 +52,6 @@ export interface StartedEngine extends StartedProcess {
   settle(): Promise<void>;
 }
 
-/** A log that takes in most of a burst, as the page cache of others does. */
-const LOG_ARGUMENTS: readonly string[] = ['--log', '8GiB'];
-
 export const engines: readonly EngineSpec[] = [
   { name: 'sledge', class: 'sledge', program: sledgeProgram, tls: true, quick: true },
   { name: 'nbdkit', class: 'page cache', program: 'nbdkit', tls: true, quick: true },
@@ -122,7 +119,7 @@ async function startProcess(
       dataDirectory: dataDirectory(place),
       listen: port === undefined ? `unix:${unix}` : `127.0.0.1:${port}`,
       volumes: [`${VOLUME}:${place.sizeBytes}`],
-      arguments: [...LOG_ARGUMENTS, ...tls, ...sledgeArguments],
+      arguments: [...tls, ...sledgeArguments],
       ...(engine.environment !== undefined && { environment: engine.environment }),
     });
   }

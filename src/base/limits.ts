@@ -60,15 +60,21 @@ export function cacheBytesDefault(memoryBytes: number): number {
 }
 export const logBytesMin = 64 * MIB;
 export const logBytesDefaultMax = 8 * GIB;
-/** A sixteenth of the file system that holds it. It is taken as bursts need it. */
-export function logBytesDefault(fileSystemBytes: number): number {
+/**
+ * A sixteenth of the file system that holds it, but so long only that a quarter of the files that the process may have open
+ * is enough. It is taken as bursts need it.
+ */
+export function logBytesDefault(fileSystemBytes: number, openFilesMax: number): number {
   const sixteenth = Math.floor(fileSystemBytes / 16 / MIB) * MIB;
-  return Math.max(logBytesMin, Math.min(sixteenth, logBytesDefaultMax));
+  const ofFiles = Math.floor(openFilesMax / 4 / logSegmentDescriptors) * logSegmentBytes;
+  return Math.max(logBytesMin, Math.min(sixteenth, ofFiles, logBytesDefaultMax));
 }
 /** A device that takes longer to sync is waited for by those who write to it, and not by everybody who flushes. */
 export const laggingSyncMs = 500;
 /** A log is cut and used again in segments of this length. */
 export const logSegmentBytes = 16 * MIB;
+/** Descriptors of a segment that is open: one for durable writes, and one for all else. */
+export const logSegmentDescriptors = 2;
 /** With fewer a node does not start: one fills while another is made or destaged. */
 export const logSegmentsMin = 2;
 /** Records of one turn gather in a batch; one batch fills while others are written. */

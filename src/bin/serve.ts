@@ -20,7 +20,7 @@ import {
 import { formatBytes } from '../base/units.ts';
 import type { NodeOptions, RunningNode, TlsOption } from '../node/options.ts';
 import type { ListenAddress } from '../platform/io-platform.ts';
-import { memoryBytes } from '../platform/system-memory.ts';
+import { memoryBytes } from '../platform/system-limits.ts';
 import { parseAddress, parseBlockSize, parseChoice, parseDevice, parseVolume } from './arguments.ts';
 import { type Command, type CommandContext, type CommandInput, EXIT_DONE, EXIT_FAILED, usage } from './command.ts';
 import { readyEvent, readyText } from './ready-page.ts';

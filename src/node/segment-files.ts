@@ -12,9 +12,10 @@ import { errnoName, isNoSpace } from '../base/errno.ts';
 import { SledgeError } from '../base/errors.ts';
 import type { BlockFile } from '../base/io.ts';
 import { completion, Gather } from '../base/io-wait.ts';
+import { logSegmentBytes, logSegmentDescriptors } from '../base/limits.ts';
 import type { FilePlace } from '../base/location.ts';
 import type { Region } from '../base/memory.ts';
-import { MIB } from '../base/units.ts';
+import { formatBytes, MIB } from '../base/units.ts';
 import type { SegmentSource } from '../oplog/log-ports.ts';
 import type { IoPlatform, PlatformFile } from '../platform/io-platform.ts';
 import { errnoOf } from '../platform/system-error.ts';
@@ -22,6 +23,17 @@ import { openClaimed } from './claimed-file.ts';
 
 export const SEGMENT_NAME = /^(\d{6})\.log$/;
 const FILL_BYTES = 1 * MIB;
+/** For connections, devices and what Node itself has open, at least. */
+const OTHER_FILES = 256;
+
+/** Better now than when the log has grown: then nobody could connect any more. */
+export function refuseTooManyFiles(logBytes: number, filesMax: number): void {
+  const files = Math.ceil(logBytes / logSegmentBytes) * logSegmentDescriptors;
+  if (files + OTHER_FILES <= filesMax) return;
+  const text = `a log of ${formatBytes(logBytes)} has up to ${files} files open, and this process may have ${filesMax}`;
+  const hint = 'Raise the limit (ulimit -n, or LimitNOFILE= of the unit), or give a shorter --log.';
+  throw new SledgeError('usage', text, { hint });
+}
 
 export class SegmentFiles implements SegmentSource {
   readonly #platform: IoPlatform;

@@ -33,6 +33,7 @@ import { LmdbIndex } from '../platform/lmdb-index.ts';
 import { LoopDelay } from '../platform/loop-delay.ts';
 import { createIoPlatform } from '../platform/platform.ts';
 import { detachStream } from '../platform/ring-stream.ts';
+import { openFilesMax } from '../platform/system-limits.ts';
 import { loadTlsMaterial } from '../platform/tls.ts';
 import { tlsUpgrade } from '../platform/tls-stream.ts';
 import type { Device } from '../sled/device.ts';
@@ -47,7 +48,7 @@ import { Node } from './node.ts';
 import type { NodeLog, NodeOptions, RunningNode, TlsOption } from './options.ts';
 import { ProblemList } from './problem-list.ts';
 import { Scrubs } from './scrubs.ts';
-import { SegmentFiles } from './segment-files.ts';
+import { refuseTooManyFiles, SegmentFiles } from './segment-files.ts';
 
 export async function startNode(options: NodeOptions): Promise<RunningNode> {
   const tls = options.tls === undefined ? undefined : loadTls(options.tls, options.log);
@@ -71,6 +72,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
   const checkAborted = () => {
     if (options.signal?.aborted) throw new SledgeError('shutting-down', 'stopped before the server was up');
   };
+  if (options.logBytes !== undefined) refuseTooManyFiles(options.logBytes, openFilesMax());
   const directory = DataDirectory.open(options.dataDirectory);
   closers.unshift(() => directory.close());
   const platform = createIoPlatform();
@@ -162,7 +164,7 @@ async function openIndex(
 
 function defaultLogBytes(directory: string): number {
   const { blocks, bsize } = statfsSync(directory);
-  return logBytesDefault(blocks * bsize);
+  return logBytesDefault(blocks * bsize, openFilesMax());
 }
 
 function newHead(

@@ -16,7 +16,7 @@ import { CommandInput } from '../../../src/bin/command.ts';
 import { isOpenToOthers, serveArguments, serveCommand } from '../../../src/bin/serve.ts';
 import type { NodeOptions, RunningNode } from '../../../src/node/options.ts';
 import type { ListenAddress } from '../../../src/platform/io-platform.ts';
-import { memoryBytes } from '../../../src/platform/system-memory.ts';
+import { memoryBytes, openFilesMax } from '../../../src/platform/system-limits.ts';
 import { CommandRun } from '../../support/command-run.ts';
 import { MemoryNodeControl } from '../../support/memory-node-control.ts';
 import { temporaryDirectory } from '../../support/temporary-directory.ts';
@@ -102,9 +102,13 @@ t.test('the cache takes a quarter of the memory, within bounds', t => {
 });
 
 t.test('the log takes a sixteenth of its file system, within bounds', t => {
-  t.equal(logBytesDefault(16 * GIB + 5), GIB);
-  t.equal(logBytesDefault(1024 * GIB), logBytesDefaultMax);
-  t.equal(logBytesDefault(GIB / 2), logBytesMin);
+  t.equal(logBytesDefault(16 * GIB + 5, 65_536), GIB);
+  t.equal(logBytesDefault(1024 * GIB, Number.MAX_SAFE_INTEGER), logBytesDefaultMax);
+  t.equal(logBytesDefault(GIB / 2, 65_536), logBytesMin);
+  t.equal(logBytesDefault(1024 * GIB, 4096), logBytesDefaultMax, 'a quarter of the files may be of the log');
+  t.equal(logBytesDefault(1024 * GIB, 1024), 2 * GIB);
+  t.equal(logBytesDefault(1024 * GIB, 16), logBytesMin);
+  t.ok(openFilesMax() >= 256, 'files that there may be');
   t.end();
 });
 

@@ -2,10 +2,11 @@
 import t from 'tap';
 import type { Problem } from '../../../src/admin/node-control.ts';
 import { columnBytes, laggingSyncMs } from '../../../src/base/limits.ts';
-import { MIB } from '../../../src/base/units.ts';
+import { GIB, MIB } from '../../../src/base/units.ts';
 import type { CommandSnapshot } from '../../../src/nbd-server/statistics.ts';
 import { asideProblems, ProblemList } from '../../../src/node/problem-list.ts';
 import { RateSampler } from '../../../src/node/rate-sampler.ts';
+import { refuseTooManyFiles } from '../../../src/node/segment-files.ts';
 import { Device } from '../../../src/sled/device.ts';
 import { MemoryLoop } from '../../support/memory-loop.ts';
 import { ControlledFile } from '../oplog/controlled-file.ts';
@@ -49,6 +50,16 @@ t.test('a device that goes bad block by block does not make the list endless', t
   for (let i = 0; i < 9960; i++) list.clear(`block ${i}`);
   t.equal(list.list().length, 40, 'nothing is left out any more');
   t.equal(list.ofVolume('vol0').length, 40);
+  t.end();
+});
+
+t.test('a log that would leave no files for connections is refused', t => {
+  refuseTooManyFiles(8 * GIB, 4096);
+  refuseTooManyFiles(GIB, 128 + 256);
+  t.throws(() => refuseTooManyFiles(GIB, 128 + 255), {
+    code: 'usage',
+    message: 'a log of 1 GiB has up to 128 files open, and this process may have 383',
+  });
   t.end();
 });
 
