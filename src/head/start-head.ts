@@ -5,6 +5,8 @@
  * Invariants:
  * - The epoch, and the end and the durable end that recovery has found, are durable in the index before anything is
  *   appended: what says so may be damaged by the next start.
+ * - What lies before that end is durable then. Else a loss of power could take it back, and bring up what lay there before: a
+ *   tail that an earlier start has dropped, of an older epoch, which that one's floor kept out and this one's does not.
  * - Nothing has been changed on disk before that, when it rejects.
  */
 import type { Checksums } from '../base/checksum.ts';
@@ -18,6 +20,7 @@ import type { IndexState, IndexStore } from '../index/index-store.ts';
 import { OpLog } from '../oplog/log.ts';
 import type { OpLogOptions, SegmentSource } from '../oplog/log-ports.ts';
 import { identifySegments } from '../oplog/scan.ts';
+import { syncSegments } from '../oplog/sync-segments.ts';
 import type { DestageEvents } from './destage.ts';
 import { Destage } from './destage.ts';
 import { DiscardedSpace } from './discarded-space.ts';
@@ -43,6 +46,8 @@ export interface StartPorts {
   readonly destageEvents: DestageEvents;
   /** In a process before, since a sync last succeeded. */
   readonly syncHasFailed: boolean;
+  /** A sync has failed: to be remembered by the next process. */
+  readonly syncFailed: () => void;
   /** The log has been played again; nothing has been changed yet. */
   readonly recovered: (result: RecoveryResult) => void;
 }
@@ -73,6 +78,11 @@ export async function startHead(ports: StartPorts): Promise<StartedHead> {
   ports.recovered(recovered);
   const { head, end, durable, tail } = recovered;
   const epoch = (before.epoch + 1) as Epoch;
+  const synced = await syncSegments(live, segmentBytes, durable, end);
+  if (synced < 0) {
+    ports.syncFailed();
+    throw new SledgeError('io', `the op log cannot be synced: ${errnoName(synced)}`);
+  }
   await storeState(index, { ...before, epoch, since: end, durable });
   const log = new OpLog(
     { turns, clock, regions, checksums, segments: ports.segments, data: head.sled },

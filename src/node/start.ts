@@ -114,6 +114,7 @@ async function open(options: NodeOptions, closers: (() => Promise<void> | void)[
     checksums: seededChecksums(platform, logSeedOf(directory.node)),
     destageEvents: destageEvents(problems, log),
     syncHasFailed: directory.syncHasFailed,
+    syncFailed,
     recovered: ({ row, operations, dropped }) => {
       const milliseconds = Math.round(performance.now() - started);
       log.info({ row, operations, dropped, milliseconds }, `recovered: ${describeRow(row)}`);

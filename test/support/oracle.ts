@@ -23,6 +23,8 @@ export interface TrackedWrite {
   readonly orderedAt: number;
   ackedAt: number;
   durable: boolean;
+  /** A crash that should have decided whether it is there has left its cell unreadable: nobody knows, then or later. */
+  readonly undecided?: boolean;
 }
 
 /** Counts events, so that any two have an order. Volumes that share an op log share it. */
@@ -211,9 +213,12 @@ export class Oracle {
     // Those that had no answer may lie in the log below the one that is there now, and come up when it is lost.
     const ended = (write: TrackedWrite) =>
       write.ackedAt < now ? write : copied(losers, write, { ...write, ackedAt: now, durable: false });
+    const unknown = new Map<TrackedWrite, TrackedWrite>();
+    const undecided = (write: TrackedWrite) =>
+      write.ackedAt < now ? write : copied(unknown, write, { ...ended(write), undecided: true });
     for (let cell = 0; cell < bytes.length / this.cellBytes; cell++) {
       if (!readable(cell)) {
-        this.#cells[cell] = this.#cells[cell]?.map(ended);
+        this.#cells[cell] = this.#cells[cell]?.map(undecided);
         continue;
       }
       const problem = this.#judge(cell, bytes, cell * this.cellBytes, isOver);
@@ -321,7 +326,9 @@ function overAfter(promised: Promised, now: number, newest: number): (write: Tra
 /** What was answered before this time may not be seen any more. */
 function oldestAllowed(history: readonly TrackedWrite[], isOver: (write: TrackedWrite) => boolean): number {
   let newestOver = Number.NEGATIVE_INFINITY;
-  for (const write of history) if (write.issuedAt > newestOver && isOver(write)) newestOver = write.issuedAt;
+  for (const write of history) {
+    if (write.issuedAt > newestOver && write.undecided !== true && isOver(write)) newestOver = write.issuedAt;
+  }
   return newestOver;
 }
 

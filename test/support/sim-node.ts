@@ -278,6 +278,9 @@ export class SimNode {
         },
       },
       syncHasFailed: this.#syncHasFailed,
+      syncFailed: () => {
+        this.#syncHasFailed = true;
+      },
       recovered: ({ row }) => void this.rows.push(row),
     });
     if (syncSucceeded) this.#syncHasFailed = false;

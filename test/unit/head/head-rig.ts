@@ -223,6 +223,7 @@ export class HeadRig {
           recovered: () => void events.push('recovered'),
         },
         syncHasFailed: options.syncHasFailed ?? false,
+        syncFailed: () => void events.push('sync failed'),
         recovered: result => {
           row = result.row;
         },
