@@ -1,9 +1,10 @@
 /** Makes durable what a start has read of the log. */
+import { assert } from '../base/assert.ts';
 import type { BlockFile } from '../base/io.ts';
 import { Gather } from '../base/io-wait.ts';
 import type { LogPosition } from '../base/units.ts';
 
-/** Syncs the segments that hold [from, to), at the same time. Resolves with 0 or the first negative errno. */
+/** Syncs the segments that hold [from, to), all at the same time; none where that is empty. Resolves with 0 or the first negative errno. */
 export function syncSegments(
   live: ReadonlyMap<number, BlockFile>,
   segmentBytes: number,
@@ -11,8 +12,13 @@ export function syncSegments(
   to: LogPosition,
 ): Promise<number> {
   const syncs = new Gather();
-  for (let segment = Math.floor(from / segmentBytes); segment * segmentBytes < to; segment++) {
-    live.get(segment)?.sync(syncs.expect());
+  let position: number = from;
+  while (position < to) {
+    const segment = Math.floor(position / segmentBytes);
+    const file = live.get(segment);
+    assert(file !== undefined, 'a log has all segments up to its end');
+    file.sync(syncs.expect());
+    position = (segment + 1) * segmentBytes;
   }
   return syncs.close();
 }
