@@ -50,6 +50,7 @@ int FinishConnect(int fd) {
 // One attempt that never blocks: a result, or kWouldBlock.
 int Attempt(const io_uring_sqe& submission) {
   void* address = reinterpret_cast<void*>(submission.addr);
+  const int sendFlags = (static_cast<int>(submission.msg_flags) & ~MSG_WAITALL) | MSG_DONTWAIT;
   for (;;) {
     ssize_t result;
     switch (submission.opcode) {
@@ -57,12 +58,10 @@ int Attempt(const io_uring_sqe& submission) {
         result = recv(submission.fd, address, submission.len, static_cast<int>(submission.msg_flags) | MSG_DONTWAIT);
         break;
       case IORING_OP_SEND:
-        result = send(submission.fd, address, submission.len,
-                      (static_cast<int>(submission.msg_flags) & ~MSG_WAITALL) | MSG_DONTWAIT);
+        result = send(submission.fd, address, submission.len, sendFlags);
         break;
       case IORING_OP_SENDMSG:
-        result = sendmsg(submission.fd, static_cast<const msghdr*>(address),
-                         (static_cast<int>(submission.msg_flags) & ~MSG_WAITALL) | MSG_DONTWAIT);
+        result = sendmsg(submission.fd, static_cast<const msghdr*>(address), sendFlags);
         break;
       case IORING_OP_ACCEPT:
         // Descriptors of listeners are non-blocking in this kind of ring: the connection may be gone by now.

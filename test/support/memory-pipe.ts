@@ -8,7 +8,7 @@ import type { IoRequest } from '../../src/base/io.ts';
 import type { MemoryPiece, Region } from '../../src/base/memory.ts';
 import type { Stream } from '../../src/base/stream.ts';
 import { KIB } from '../../src/base/units.ts';
-import { gathered, totalBytes } from './gathered.ts';
+import { firstPieces, gathered, totalBytes } from './gathered.ts';
 
 const CAPACITY_BYTES = 256 * KIB;
 
@@ -91,10 +91,7 @@ export class PipeEnd implements Stream {
 
   sendPieces(pieces: readonly MemoryPiece[], count: number, request: IoRequest): void {
     assert(!this.closed && !this.#shutDown && this.#sending === undefined, 'one send at a time');
-    const sent = pieces.slice(0, count);
-    for (const { region, offset, length } of sent) {
-      assert(length > 0 && offset >= 0 && offset + length <= region.bytes.length, 'the send lies in its region');
-    }
+    const sent = firstPieces(pieces, count);
     this.#sending = { pieces: sent, length: totalBytes(sent), request, done: 0 };
     this.poke();
   }

@@ -7,7 +7,7 @@ import { ECANCELED, ECONNRESET } from '../../src/base/errno.ts';
 import type { IoRequest } from '../../src/base/io.ts';
 import type { MemoryPiece, Region } from '../../src/base/memory.ts';
 import type { Stream } from '../../src/base/stream.ts';
-import { gathered, totalBytes } from './gathered.ts';
+import { firstPieces, gathered, totalBytes } from './gathered.ts';
 import type { MemoryLoop } from './memory-loop.ts';
 
 interface Receiving extends MemoryPiece {
@@ -63,10 +63,7 @@ export class MemoryStream implements Stream {
 
   sendPieces(pieces: readonly MemoryPiece[], count: number, request: IoRequest): void {
     assert(!this.closed && !this.shutDown && this.#sending === undefined, 'one send at a time');
-    const sent = pieces.slice(0, count);
-    for (const { region, offset, length } of sent) {
-      assert(length > 0 && offset >= 0 && offset + length <= region.bytes.length, 'the send lies in its region');
-    }
+    const sent = firstPieces(pieces, count);
     this.sendCount += 1;
     this.#sending = { pieces: sent, request };
     this.#transmit();

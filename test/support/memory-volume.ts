@@ -42,8 +42,7 @@ export class MemoryVolume implements ExportedVolume {
   log: string[] = [];
   /** Reads report holes this way even where they were written: 'blocks' tells what is really absent. */
   fastZeroes = true;
-  /** Loans made, and those that were not returned yet. */
-  loansMade = 0;
+  /** Loans that were not returned yet. */
   loansOut = 0;
   #largeReads = 0;
   readonly #blocks = new Map<number, Uint8Array>();
@@ -133,7 +132,6 @@ export class MemoryVolume implements ExportedVolume {
       region.bytes.set(found);
       pieces.push({ region, offset: from, length: bytes });
     }
-    this.loansMade++;
     this.loansOut++;
     let isOut = true;
     const loan: Loan = {
