@@ -257,4 +257,11 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     find: 'volume.dropAgain();',
     replacement: '',
   },
+  {
+    name: 'entry-left-out',
+    breaks: 'A chunk whose blocks were all written after it is left out of the step that cuts the record of its entry.',
+    file: 'src/head/carry-group.ts',
+    find: 'if (from === to && !isEntryDue) return undefined;',
+    replacement: 'if (from === to) return undefined;',
+  },
 ];

@@ -128,7 +128,7 @@ export const destageStepsPerLog = 32;
 export const destageGroupChunks = 8192;
 export const destageGroupBlocks = 64 * 1024;
 /** Chunks of one index transaction: the loop does nothing else while one is put together. */
-export const destageTransactionChunks = 1024;
+export const destageTransactionChunks = 256;
 /** Chunks that are looked at for what is to be carried of them: the loop does nothing else meanwhile. */
 export const destageChunksAtOnce = 256;
 /** Data that is brought together at a time: the loop does nothing else meanwhile. One chunk may take more. */

@@ -3,6 +3,10 @@
  * carrier fills a group chunk by chunk; figures of blocks stand in columns, so that a group of tens of thousands of
  * blocks costs the garbage collector no more than its chunks do.
  *
+ * Of a chunk that was written as a whole before the cut, and whose blocks are all from behind it, only the entry is carried:
+ * a volume that was filled and is then written to at random would else be written once more in the first step, and the log
+ * stand still meanwhile.
+ *
  * Invariants:
  * - A chunk is in a group at most once.
  * - Only what lies before the fence is taken: it is durable in the log, so that a slot may be rewritten with it in place,
@@ -65,12 +69,11 @@ export class CarryGroup {
     const own = overlay.entryOf(row);
     // What is newer than the fence has taken the place of everything before it: a later step meets it.
     if (own !== undefined && slots.namedUntil(own.location) > fence.position) return undefined;
-    const needed = own !== undefined && slots.namedUntil(own.location) <= fence.cut;
-    if (!needed && overlay.oldestOf(row) >= fence.cut) return undefined;
+    const isEntryDue = own !== undefined && slots.namedUntil(own.location) <= fence.cut;
     const from = this.blocks.length;
-    const isTaken = fence.late?.has(volume, chunk) ? needed : this.#takeBlocks(head, row, fence, needed);
-    if (!isTaken) return undefined;
+    if (!fence.late?.has(volume, chunk)) this.#takeBlocks(head, row, fence);
     const to = this.blocks.length;
+    if (from === to && !isEntryDue) return undefined;
     const last = fence.ops.get(volume);
     const newest = overlay.opOf(row);
     const task: CarryTask = {
@@ -89,12 +92,10 @@ export class CarryGroup {
     return task;
   }
 
-  /**
-   * Appends the chunk's blocks from before the fence to the columns, in order of their numbers. False, and nothing is
-   * appended, where none is from before the cut and the chunk is not `needed` for another reason.
-   */
-  #takeBlocks(head: Head, chunkRow: number, fence: Fence, needed: boolean): boolean {
+  /** Appends the chunk's blocks from before the fence to the columns, in order of their numbers, if one is from before the cut. */
+  #takeBlocks(head: Head, chunkRow: number, fence: Fence): void {
     const { overlay } = head;
+    if (overlay.oldestOf(chunkRow) >= fence.cut) return;
     const found = this.#found;
     found.length = 0;
     let oldest = Number.POSITIVE_INFINITY;
@@ -104,14 +105,13 @@ export class CarryGroup {
       if (position < oldest) oldest = position;
     }
     overlay.learnOldest(chunkRow, oldest);
-    if (!needed && oldest >= fence.cut) return false;
+    if (oldest >= fence.cut) return;
     if (found.length > 1) found.sort((a, b) => overlay.blockOf(a) - overlay.blockOf(b));
     for (const row of found) {
       this.blocks.push(overlay.blockOf(row));
       this.positions.push(overlay.positionOf(row));
       this.sums.push(overlay.sumOf(row));
     }
-    return true;
   }
 
   /** Count of a task's blocks that have data. */

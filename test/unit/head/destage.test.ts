@@ -2,7 +2,7 @@
 import t from 'tap';
 import { EIO } from '../../../src/base/errno.ts';
 import { destageAgeMs, destageChunksAtOnce, dropAgeMs } from '../../../src/base/limits.ts';
-import { KIB, MIB } from '../../../src/base/units.ts';
+import { type ChunkNumber, KIB, MIB, type VolumeNumber } from '../../../src/base/units.ts';
 import { writeDataOffset } from '../../../src/oplog/record.ts';
 import { HeadRig, isAll, pump, SEGMENT } from './head-rig.ts';
 
@@ -380,6 +380,40 @@ t.test('chunks of many segments of the log are carried segment by segment', asyn
   await pump(rig.loop, rig.destage.all());
   t.ok(rig.destage.steps >= 3);
   for (let i = 0; i < 300; i++) if (!isAll(await rig.read(i * CHUNK, 60 * KIB), i % 256)) t.fail(`write ${i}`);
+});
+
+t.test('of a chunk that was written as a whole only the entry is carried while its blocks are all newer', async t => {
+  const rig = await HeadRig.start({ volumeBytes: 128 * MIB });
+  await rig.write(0, 2 * CHUNK, 1);
+  for (let i = 0; rig.log.committedEnd < SEGMENT; i++) await rig.write((8 + i) * CHUNK, 60 * KIB, 2);
+  await rig.write(4096, 4096, 3);
+  const deviceWrites = () => rig.store.device.counts.write;
+  const before = deviceWrites();
+  rig.gate.held = [];
+  const all = rig.destage.all();
+  await rig.settle();
+  const inFirst = deviceWrites() - before;
+  t.ok(inFirst > 0, `the small writes of the first segment are carried: ${inFirst}`);
+  t.equal(rig.gate.held.length, 1, 'the first step is about to end');
+  rig.gate.held.shift()!();
+  await rig.settle();
+  t.equal(rig.log.cut, SEGMENT);
+  const chunk = rig.head.overlay.findChunk(1 as VolumeNumber, 0 as ChunkNumber);
+  t.equal(rig.head.overlay.entryOf(chunk), undefined, 'the overlay has let go of the entry');
+  t.ok(rig.head.overlay.firstBlock(chunk) >= 0, 'but not of the block');
+  const inSecond = deviceWrites() - before - inFirst;
+  t.ok(inSecond >= 1 && inSecond <= 3, 'which the next step carries');
+
+  // The process ends before that step is known to anybody.
+  rig.gate.held = undefined;
+  all.catch(() => {});
+  const after = await HeadRig.start({}, rig.store);
+  t.ok(isAll(await after.read(0, 4096), 1));
+  t.ok(isAll(await after.read(4096, 4096), 3));
+  t.ok(isAll(await after.read(8192, 2 * CHUNK - 8192), 1));
+  await pump(after.loop, after.destage.all());
+  t.ok(isAll(await after.read(0, 4096), 1));
+  t.ok(isAll(await after.read(4096, 4096), 3));
 });
 
 t.test('the loop serves others while a step looks at many chunks', async t => {
