@@ -132,7 +132,7 @@ export const destageTransactionChunks = 256;
 /** Chunks that are looked at for what is to be carried of them: the loop does nothing else meanwhile. */
 export const destageChunksAtOnce = 256;
 /** Data that is brought together at a time: the loop does nothing else meanwhile. One chunk may take more. */
-export const destagePieceUsualBytes = MIB;
+export const destagePieceUsualBytes = 256 * KIB;
 export const destagePieceBytes = 4 * MIB;
 /** Buffers for it: one is filled while others are written. */
 export const destagePieces = 3;

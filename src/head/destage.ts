@@ -117,7 +117,7 @@ export class Destage implements DestageControl, StepPressure {
     // To go on it may have to carry something forward. Then it tells those who wait.
     if (this.#stuckWhy !== undefined) return !isBeyond;
     if (isBeyond) return this.#pace.refuses();
-    return this.#pace.admits(recordBytes, this.fill, log.limitBytes);
+    return this.#pace.admits(recordBytes, this.fill, log.limitBytes, log.madeBytes);
   }
 
   get asideHasRoom(): boolean {

@@ -6,6 +6,9 @@
  * destage frees, and beside it a part of the room that is left: as much as would use it up in some seconds. So the room
  * never quite ends, and a step of the destage that takes long is bridged by it. The rate is that of the steps before, or of
  * the one under way if that is slower already.
+ *
+ * A log that grows is another such place: its files are made ahead of need, which at times takes the disk half a second. When
+ * there are few left writers get as much as would use them up in a part of that.
  */
 import type { CancelTimer, Clock } from '../base/io.ts';
 import { fillWithRoom, pressingFill } from '../base/limits.ts';
@@ -13,6 +16,9 @@ import { MIB } from '../base/units.ts';
 
 const FREED_SHARE = 0.5;
 const ROOM_MS = 4000;
+/** Of a log that grows: more than this of it in files that are there already is no reason to wait. */
+const MADE_BYTES_SHORT = 64 * MIB;
+const MADE_MS = 150;
 /** Before anything is known. */
 const BYTES_PER_MS_AT_START = MIB / 8;
 /** What may come at once after a pause, as time at the current rate. */
@@ -55,12 +61,19 @@ export class Pace {
     return this.#stepBytes / Math.max(1, now - this.#stepMs);
   }
 
-  /** Whether a record of this length may be appended now, with so much of log or overlay filled (0 to 1). */
-  admits(bytes: number, fill: number, limitBytes: number): boolean {
-    if (fill <= fillWithRoom(pressingFill, limitBytes)) return true;
+  /**
+   * Whether a record of this length may be appended now, with so much of log or overlay filled (0 to 1), and so much of the
+   * log in files that are there (infinite where none has to be made).
+   */
+  admits(bytes: number, fill: number, limitBytes: number, madeBytes: number): boolean {
+    const isPressing = fill > fillWithRoom(pressingFill, limitBytes);
+    if (!isPressing && madeBytes > MADE_BYTES_SHORT) return true;
     const now = this.#clock.nowMs();
-    const freedPerMs = Math.min(this.#bytesPerMs, this.#stepRate(now));
-    const perMs = freedPerMs * FREED_SHARE + ((1 - fill) * limitBytes) / ROOM_MS;
+    let perMs = madeBytes / MADE_MS;
+    if (isPressing) {
+      const freedPerMs = Math.min(this.#bytesPerMs, this.#stepRate(now));
+      perMs = Math.min(perMs, freedPerMs * FREED_SHARE + ((1 - fill) * limitBytes) / ROOM_MS);
+    }
     this.#credit = Math.min(this.#credit + (now - this.#creditMs) * perMs, BURST_MS * perMs);
     this.#creditMs = now;
     if (this.#credit > 0) {

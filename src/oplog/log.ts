@@ -153,6 +153,14 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
     return this.#segments.count;
   }
 
+  /** What can be appended before a file is needed that is being made; infinite while none is. */
+  get madeBytes(): number {
+    const { isGrowing, spareCount } = this.#segments;
+    if (!isGrowing) return Number.POSITIVE_INFINITY;
+    const inSegment = this.#end % this.segmentBytes;
+    return (inSegment === 0 ? 0 : this.segmentBytes - inSegment) + spareCount * this.segmentBytes;
+  }
+
   /** Whether only a cut gives room for what `hasRoom` has refused; other reasons pass by themselves. */
   get isFull(): boolean {
     return this.#isFull;

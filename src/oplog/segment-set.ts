@@ -47,6 +47,11 @@ export class SegmentSet {
     return this.#creating.size > 0 && !this.#hasFailed;
   }
 
+  /** Files that are there and not in use. */
+  get spareCount(): number {
+    return this.#spare.length;
+  }
+
   get(number: number): BlockFile | undefined {
     return this.#live.get(number);
   }
