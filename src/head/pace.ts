@@ -17,8 +17,8 @@ import { MIB } from '../base/units.ts';
 const FREED_SHARE = 0.5;
 const ROOM_MS = 4000;
 /** Of a log that grows: more than this of it in files that are there already is no reason to wait. */
-const MADE_BYTES_SHORT = 64 * MIB;
-const MADE_MS = 150;
+const MADE_BYTES_SHORT = 128 * MIB;
+const MADE_MS = 300;
 /** Before anything is known. */
 const BYTES_PER_MS_AT_START = MIB / 8;
 /** What may come at once after a pause, as time at the current rate. */

@@ -6,7 +6,7 @@ import type { BlockFile } from '../base/io.ts';
 import type { SegmentSource } from './log-ports.ts';
 
 /** Files made ahead of need: a burst that writes faster than files can be made goes so far before it has to wait. */
-const SPARE_COUNT = 8;
+const SPARE_COUNT = 16;
 /** Files that are made at a time: they share the commits of the file system's journal, which take most of the time. */
 const MAKING_COUNT = 2;
 

@@ -71,17 +71,17 @@ for (const [fill, rate] of [
 
 t.test('while further files of the log are made, writers use up those that are there ever more slowly', t => {
   const { loop, pace, resumed } = paced();
-  t.ok(admittedInASecond(pace, loop, 0, resumed, 65 * MIB) > 2 ** 32, 'there are enough');
+  t.ok(admittedInASecond(pace, loop, 0, resumed, 129 * MIB) > 2 ** 32, 'there are enough');
   t.equal(loop.timerCount, 0);
   for (const [made, rate] of [
-    [60, 400],
-    [15, 100],
-    [0.75, 5],
+    [120, 400],
+    [30, 100],
+    [1.5, 5],
   ] as const) {
     const admitted = admittedInASecond(pace, loop, 0, resumed, made * MIB) / MIB;
     t.ok(Math.abs(admitted / rate - 1) < 0.05, `${admitted.toFixed(1)} MiB`);
   }
-  const both = admittedInASecond(pace, loop, 0.9, resumed, 60 * MIB) / MIB;
+  const both = admittedInASecond(pace, loop, 0.9, resumed, 120 * MIB) / MIB;
   t.ok(Math.abs(both / 75.6 - 1) < 0.05, 'of two reasons the slower one counts');
   t.end();
 });

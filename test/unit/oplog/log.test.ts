@@ -18,6 +18,8 @@ import { checksums, LogRig } from './log-rig.ts';
 
 /** The shortest segment there can be, for tests of its edges. */
 const SEGMENT = 4 * KIB;
+/** Files that are made ahead of need. */
+const AHEAD = 16;
 
 /** The kinds and lengths of the records of a segment, as they lie in its file. */
 function recordsOf(file: ControlledFile, segment: number, from = 0): string[] {
@@ -436,17 +438,28 @@ t.test('a batch that is full is written before its turn is over', async t => {
   );
 });
 
-t.test('where no further segment can be made the log goes round in those that it has', async t => {
-  const rig = new LogRig({ segmentBytes: SEGMENT, segments: 16 });
+t.test('while files are made, what fits in those that are there is known', async t => {
+  const rig = new LogRig({ segmentBytes: SEGMENT, segments: 2 * AHEAD });
+  t.equal(rig.log.madeBytes, 0, 'the first ones are being made');
   await rig.settle();
-  t.equal(rig.files.length, 8, 'so many are made ahead');
+  t.equal(rig.log.madeBytes, Number.POSITIVE_INFINITY, 'as many are there as shall be');
+  t.ok(rig.zero());
+  t.equal(rig.log.madeBytes, AHEAD * SEGMENT - RECORD_HEADER_BYTES, 'one is in use, and made up for');
+  await rig.settle();
+  t.equal(rig.log.madeBytes, Number.POSITIVE_INFINITY);
+});
+
+t.test('where no further segment can be made the log goes round in those that it has', async t => {
+  const rig = new LogRig({ segmentBytes: SEGMENT, segments: 2 * AHEAD });
+  await rig.settle();
+  t.equal(rig.files.length, AHEAD, 'so many are made ahead');
   rig.createFails = true;
   let appended = 0;
   while (rig.zero()) {
     appended++;
     await rig.settle();
   }
-  t.equal(appended, 8 * 64);
+  t.equal(appended, AHEAD * 64);
   await rig.settle();
   const tries = rig.creations;
   rig.createFails = false;
@@ -458,25 +471,27 @@ t.test('where no further segment can be made the log goes round in those that it
   t.same(rig.take(), ['room']);
   t.ok(rig.zero());
   await rig.settle();
-  t.equal(rig.seen.at(-1)!.position, 8 * SEGMENT);
+  t.equal(rig.seen.at(-1)!.position, AHEAD * SEGMENT);
 });
 
 t.test('who waits for a segment that is being made is told when that fails, and that it takes a cut now', async t => {
-  const rig = new LogRig({ segmentBytes: SEGMENT, segments: 16 });
+  const rig = new LogRig({ segmentBytes: SEGMENT, segments: 2 * AHEAD });
   await rig.settle();
   rig.createFails = true;
   let appended = 0;
   while (rig.zero()) {
     appended++;
     // One turn at a time, so that the last segment is full before the making of the next one has failed.
-    if (appended < 8 * 64) rig.loop.turn();
+    if (appended < AHEAD * 64) rig.loop.turn();
   }
   t.notOk(rig.log.isFull, 'one is being made');
+  t.equal(rig.log.madeBytes, 0);
   await rig.settle();
   t.equal(rig.take().filter(event => event === 'room').length, 1);
   t.notOk(rig.zero());
   t.ok(rig.log.isFull);
   await rig.settle();
+  t.equal(rig.log.madeBytes, Number.POSITIVE_INFINITY, 'none is being made');
   t.same(rig.take(), [], 'the next failure calls nobody: it would be asked for over and over');
 });
 
