@@ -4,8 +4,8 @@
  * blocks costs the garbage collector no more than its chunks do.
  *
  * Of a chunk that was written as a whole before the cut, and whose blocks are all from behind it, only the entry is carried:
- * a volume that was filled and is then written to at random would else be written once more in the first step, and the log
- * stand still meanwhile.
+ * else the first step would write a volume once more that was filled and is then written to at random, and the log would
+ * fill up meanwhile.
  *
  * Invariants:
  * - A chunk is in a group at most once.
@@ -92,7 +92,7 @@ export class CarryGroup {
     return task;
   }
 
-  /** Appends the chunk's blocks from before the fence to the columns, in order of their numbers, if one is from before the cut. */
+  /** If one of the chunk's blocks is from before the cut: appends all from before the fence to the columns, by their numbers. */
   #takeBlocks(head: Head, chunkRow: number, fence: Fence): void {
     const { overlay } = head;
     if (overlay.oldestOf(chunkRow) >= fence.cut) return;

@@ -4,7 +4,10 @@ import type { BlockFile } from '../base/io.ts';
 import { Gather } from '../base/io-wait.ts';
 import type { LogPosition } from '../base/units.ts';
 
-/** Syncs the segments that hold [from, to), all at the same time; none where that is empty. Resolves with 0 or the first negative errno. */
+/**
+ * Syncs the segments that hold [from, to), all at the same time; none where that is empty. Resolves with 0 or the first
+ * negative errno.
+ */
 export function syncSegments(
   live: ReadonlyMap<number, BlockFile>,
   segmentBytes: number,
