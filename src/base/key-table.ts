@@ -18,7 +18,7 @@ const TWO_32 = 2 ** 32;
 /** Where a row has its key; what a user has of its own begins behind it. */
 const HIGH = 0;
 const LOW = 1;
-const KEY_WORDS = 2;
+export const KEY_WORDS = 2;
 /** In a row that is free, in place of its key: the next one, -1 at the end. */
 const NEXT_FREE = 0;
 
@@ -96,6 +96,8 @@ export class KeyTable {
 
   /** The row of the key, or -1. Both halves are unsigned 32-bit numbers. */
   find(high: number, low: number): number {
+    // An empty table may be large, and what is not in the processor's cache takes longer than all else here.
+    if (this.#count === 0) return -1;
     let bucket = this.#home(high, low);
     for (;;) {
       const row = this.#buckets[bucket] - 1;

@@ -89,8 +89,8 @@ export const bulkChunksMax = 64;
 /** Memory for reads that do not go straight to their destination, and for blocks that are changed in part. */
 export const bounceBufferBytes = 64 * KIB;
 export const bounceBufferCount = 1024;
-/** Decoded index entries in memory, of all volumes together; about 300 bytes each with 64 KiB chunks. */
-export const indexEntriesMax = 128 * 1024;
+/** Index entries in memory, of all volumes together; one takes 96 bytes with 64 KiB chunks, and 4 KiB with the largest. */
+export const indexEntryBytes = 16 * MIB;
 /** A read whose data does not match its checksum is looked up again this often, in case it was moved meanwhile. */
 export const readRetriesMax = 3;
 /**

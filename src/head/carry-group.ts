@@ -76,12 +76,13 @@ export class CarryGroup {
     if (from === to && !isEntryDue) return undefined;
     const last = fence.ops.get(volume);
     const newest = overlay.opOf(row);
+    const indexed = volume.lookupIndexed(chunk);
     const task: CarryTask = {
       volume,
       chunk,
       row,
-      base: volume.lookup(chunk),
-      indexed: volume.lookupIndexed(chunk),
+      base: own ?? (volume.isDropped(chunk) ? undefined : indexed),
+      indexed,
       op: last !== undefined && last < newest ? last : newest,
       from,
       to,

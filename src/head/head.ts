@@ -16,7 +16,7 @@ import type { Checksums } from '../base/checksum.ts';
 import { NO_SUM } from '../base/checksum.ts';
 import { EIO, errnoName } from '../base/errno.ts';
 import type { Turns } from '../base/io.ts';
-import { indexEntriesMax } from '../base/limits.ts';
+import { indexEntryBytes } from '../base/limits.ts';
 import type { BlockFault, DamagedPlace } from '../base/location.ts';
 import type { BlockNumber, ChunkNumber, LogPosition, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
@@ -95,7 +95,7 @@ export class Head implements Committer, RequestHandler {
   readonly turns: Turns;
   readonly versions = new CommitVersions();
   readonly #volumes = new Map<VolumeNumber, Volume>();
-  readonly #entries = new EntryBudget(indexEntriesMax);
+  readonly #entries = new EntryBudget(indexEntryBytes);
   readonly #events: HeadEvents;
   readonly #segmentBytes: number;
   readonly #reader: Reader;

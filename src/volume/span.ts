@@ -164,7 +164,7 @@ export class Span {
       const end = Math.min(to, index + volume.blocksPerChunk - inChunk);
       const row = overlay.findChunk(volume.number, chunk);
       const hasBlocks = row >= 0 && overlay.firstBlock(row) >= 0;
-      const entry = volume.lookup(chunk);
+      const entry = volume.look(chunk, row);
       for (; index < end; index++) {
         const block = (this.first + index) as BlockNumber;
         const slot = attempts === 0 ? cache.find(volume.number, block) : -1;
@@ -179,7 +179,7 @@ export class Span {
           if (this.sums[index] !== NO_SUM) this.#add(index, true, overlay.positionOf(blockRow), attempts);
         } else if (entry !== undefined) {
           const at = block - chunk * volume.blocksPerChunk;
-          this.sums[index] = entry.sums[at];
+          this.sums[index] = entry.sum(at);
           if (this.sums[index] !== NO_SUM) this.#add(index, false, entry.location + at, attempts);
         } else {
           this.sums[index] = NO_SUM;

@@ -15,7 +15,7 @@ import type { ChunkEntry } from '../index/chunk-entry.ts';
 import type { AckRule, IndexStore, VolumeEntry } from '../index/index-store.ts';
 import type { ExportedVolume, VolumeRequest } from '../nbd-server/exported-volume.ts';
 import type { EntryBudget } from './entry-cache.ts';
-import { EntryCache } from './entry-cache.ts';
+import { EntryCache, EntryView } from './entry-cache.ts';
 import type { Overlay } from './overlay.ts';
 import { RangeLocks } from './range-locks.ts';
 import { RangeSet } from './range-set.ts';
@@ -58,6 +58,7 @@ export class Volume implements ExportedVolume {
   #dropped = new RangeSet();
   #dropping = new RangeSet();
   readonly #entries: EntryCache;
+  readonly #overlayView = new EntryView();
   readonly #ports: VolumePorts;
 
   constructor(entry: VolumeEntry, ports: VolumePorts) {
@@ -73,7 +74,7 @@ export class Volume implements ExportedVolume {
     this.lastOp = entry.lastOp;
     this.committedOp = entry.lastOp;
     this.storedOp = entry.lastOp;
-    this.#entries = new EntryCache(ports.entries);
+    this.#entries = new EntryCache(ports.entries, this.blocksPerChunk);
     this.#ports = ports;
   }
 
@@ -107,6 +108,20 @@ export class Volume implements ExportedVolume {
     }
     if (this.isDropped(chunk)) return undefined;
     return this.lookupIndexed(chunk);
+  }
+
+  /**
+   * The same as `lookup`, of a chunk that has this row in the overlay (-1: none), for a look at it at once: nothing is made
+   * for it, and it is good until the next look at an entry of the volume.
+   */
+  look(chunk: ChunkNumber, row: number): EntryView | undefined {
+    const entry = row >= 0 ? this.#ports.overlay.entryOf(row) : undefined;
+    if (entry !== undefined) return this.#overlayView.set(entry.location, entry.sums, 0);
+    if (this.isDropped(chunk)) return undefined;
+    const known = this.#entries.look(chunk);
+    if (known !== undefined) return known ?? undefined;
+    this.#entries.set(chunk, this.#ports.index.chunk(this.number, chunk) ?? null);
+    return this.#entries.look(chunk) ?? undefined;
   }
 
   /** The same as `lookup`, for passes over a whole volume: the entries in memory stay those that clients use. */
