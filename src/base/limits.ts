@@ -128,11 +128,11 @@ export const destageStepsPerLog = 32;
 export const destageGroupChunks = 8192;
 export const destageGroupBlocks = 64 * 1024;
 /** Chunks of one index transaction: the loop does nothing else while one is put together. */
-export const destageTransactionChunks = 256;
-/** Chunks that are looked at for what is to be carried of them: the loop does nothing else meanwhile. */
-export const destageChunksAtOnce = 256;
+export const destageTransactionChunks = 128;
+/** Chunks that are looked at for what is to be carried of them, or for what has been: the loop does nothing else meanwhile. */
+export const destageChunksAtOnce = 32;
 /** Data that is brought together at a time: the loop does nothing else meanwhile. One chunk may take more. */
-export const destagePieceUsualBytes = 256 * KIB;
+export const destagePieceUsualBytes = 64 * KIB;
 export const destagePieceBytes = 4 * MIB;
 /** Buffers for it: one is filled while others are written. */
 export const destagePieces = 3;

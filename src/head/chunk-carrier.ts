@@ -136,11 +136,11 @@ export class ChunkCarrier {
       const isLast = next === dirty.chunks.length;
       if (tasks.length > 0 || isLast) await this.#sync(landing);
       while (stored < tasks.length) {
-        const end = Math.min(stored + destageTransactionChunks, tasks.length);
-        await this.#store.commit(tasks.slice(stored, end), isLast && end === tasks.length ? conclude : undefined);
-        for (; stored < end; stored++) this.#taskStored(group, tasks[stored]);
-        // The overlay may have room again.
-        this.#head.roomFreed();
+        const due = tasks.slice(stored, stored + destageTransactionChunks);
+        const isEnd = stored + due.length === tasks.length;
+        await this.#store.commit(due, isLast && isEnd ? conclude : undefined);
+        await this.#allStored(group, due);
+        stored += due.length;
       }
       if (isLast && tasks.length === 0) await this.#store.commit([], conclude);
       return next;
@@ -220,8 +220,7 @@ export class ChunkCarrier {
         group.tasks.unshift(...due);
         throw error;
       }
-      for (const task of due) this.#taskStored(group, task);
-      this.#head.roomFreed();
+      await this.#allStored(group, due);
     } while (group.tasks.length > 0);
     this.#end(group);
     if (group.failure !== undefined) throw group.failure;
@@ -258,6 +257,16 @@ export class ChunkCarrier {
     if (base !== undefined && orphans.has(base)) {
       slots.retire(base.location, slots.namedUntil(base.location), false);
     }
+  }
+
+  /** The index has them. */
+  async #allStored(group: CarryGroup, tasks: readonly CarryTask[]): Promise<void> {
+    for (let i = 0; i < tasks.length; i++) {
+      if (i > 0 && i % destageChunksAtOnce === 0) await nextTurn(this.#head.turns);
+      this.#taskStored(group, tasks[i]);
+    }
+    // The overlay may have room again.
+    this.#head.roomFreed();
   }
 
   #taskStored(group: CarryGroup, task: CarryTask): void {

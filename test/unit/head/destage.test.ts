@@ -394,9 +394,11 @@ t.test('of a chunk that was written as a whole only the entry is carried while i
   await rig.settle();
   const inFirst = deviceWrites() - before;
   t.ok(inFirst > 0, `the small writes of the first segment are carried: ${inFirst}`);
-  t.equal(rig.gate.held.length, 1, 'the first step is about to end');
-  rig.gate.held.shift()!();
-  await rig.settle();
+  while (rig.log.cut < SEGMENT) {
+    t.equal(rig.gate.held.length, 1, 'a transaction of the first step is about to end');
+    rig.gate.held.shift()!();
+    await rig.settle();
+  }
   t.equal(rig.log.cut, SEGMENT);
   const chunk = rig.head.overlay.findChunk(1 as VolumeNumber, 0 as ChunkNumber);
   t.equal(rig.head.overlay.entryOf(chunk), undefined, 'the overlay has let go of the entry');
@@ -416,7 +418,7 @@ t.test('of a chunk that was written as a whole only the entry is carried while i
   t.ok(isAll(await after.read(4096, 4096), 3));
 });
 
-t.test('the loop serves others while a step looks at many chunks', async t => {
+t.test('the loop serves others while a step looks at many chunks, and while it is done with them', async t => {
   const tasksOfDestage = async (chunks: number) => {
     const rig = await HeadRig.start({ volumeBytes: 128 * MIB });
     for (let i = 0; i < chunks; i++) await rig.do('writeZeroes', i * CHUNK, 4096);
@@ -432,5 +434,5 @@ t.test('the loop serves others while a step looks at many chunks', async t => {
     return tasks;
   };
   const few = await tasksOfDestage(destageChunksAtOnce / 2);
-  t.equal((await tasksOfDestage(3.5 * destageChunksAtOnce)) - few, 3);
+  t.equal((await tasksOfDestage(3.5 * destageChunksAtOnce)) - few, 3 + 3);
 });
