@@ -139,6 +139,13 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
       'void completion(request => transaction.commit(request));\n    const result: number = await Promise.resolve(0);',
   },
   {
+    name: 'index-change-unnoticed',
+    breaks: 'Reads go on by the index entries in memory after the destage has put others into the index.',
+    file: 'src/head/carry-store.ts',
+    find: 'volume.indexChanged(chunk, entry);',
+    replacement: '',
+  },
+  {
     name: 'newer-block-removed',
     breaks: 'A block that was written again during a destage leaves the overlay with its older version.',
     file: CARRY_STORE,

@@ -75,7 +75,7 @@ export const VOLUME_BUGS: readonly PlantedBug[] = [
     name: 'older-blocks-shine-through',
     breaks: 'A chunk that is written as a whole leaves the older entries of its blocks in the overlay, in front of it.',
     file: 'src/volume/overlay.ts',
-    find: 'while (this.#firstBlock[chunkRow] !== NONE) this.removeBlock(this.#firstBlock[chunkRow]);',
+    find: 'while (this.firstBlock(chunkRow) !== NONE) this.removeBlock(this.firstBlock(chunkRow));',
     replacement: '',
   },
   {
@@ -126,7 +126,7 @@ export const VOLUME_BUGS: readonly PlantedBug[] = [
     name: 'chunk-taken-for-newer',
     breaks: 'A step leaves out chunks that have something in the part of the log that it cuts.',
     file: 'src/volume/overlay.ts',
-    find: 'if (position < this.#oldest[chunkRow]) this.#oldest[chunkRow] = position;',
+    find: 'if (position < numbers[at + CHUNK_OLDEST]) numbers[at + CHUNK_OLDEST] = position;',
     replacement: '',
   },
 ];

@@ -11,6 +11,25 @@ export function nextTurn(turns: Turns): Promise<void> {
   return new Promise(resolve => turns.atEndOfTurn({ runAtEndOfTurn: resolve }));
 }
 
+/** Long work in slices, between which the loop serves others: `if (slices.isOver(n)) await nextTurn(turns)`. */
+export class Slices {
+  readonly #length: number;
+  #done = 0;
+
+  /** A slice is so many steps of the work long. */
+  constructor(length: number) {
+    this.#length = length;
+  }
+
+  /** So many steps were done: whether others are due. */
+  isOver(steps: number): boolean {
+    this.#done += steps;
+    if (this.#done < this.#length) return false;
+    this.#done = 0;
+    return true;
+  }
+}
+
 /**
  * Waits for a number of I/Os that share it as their request. `result` resolves with 0, or with the first negative errno,
  * once as many have completed as were announced with `expect` and `close` was called.

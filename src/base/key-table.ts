@@ -1,12 +1,12 @@
 /**
  * A hash table from a 64-bit key, held as two 32-bit halves, to a small row number. Rows lie one behind another in typed
  * arrays, so a million entries cost the garbage collector nothing. A row may have figures of its user's behind its key: then
- * whoever has found the key has them in the same cache line.
+ * whoever has found the key has come to them as well.
  *
  * Invariants:
  * - A key is in the table at most once; its row stays the same from `insert` to `remove`.
- * - Rows are handed out densely (0, 1, 2 …) before any freed one is used again only when none is free, so memory is
- *   touched no further than it was ever full.
+ * - Rows are handed out densely (0, 1, 2 …), and one that was freed before a new one, so memory is touched no further than
+ *   it was ever full.
  * - Linear probing at a load of at most one half, with backward-shift deletion: there are no tombstones to sweep.
  *
  * Cost: one probe is a multiplication, a mask and on average 1.5 reads of adjacent memory, and the key of each row met: 10

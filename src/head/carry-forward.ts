@@ -56,7 +56,7 @@ export class CarryForward {
     const { log, slots } = this.#head;
     const findsSlot = slots.forecast();
     const chunks = this.#chunksOf(dirty, (volume, chunk) => {
-      if (left.chunks.has(volume, chunk) || volume.lookup(chunk) !== undefined) return false;
+      if (left.chunks.has(volume, chunk) || volume.locationOf(chunk) !== undefined) return false;
       return !findsSlot(volume.number, volume.chunkBytes);
     });
     const bytes = this.#relogger().neededBytes(chunks, cut);

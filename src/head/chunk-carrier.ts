@@ -10,7 +10,7 @@
  *   3. index transactions, each durable when it completes; the last one of a step moves the log's cut, too (carry-store.ts)
  *
  * A group is as large as memory allows, because syncs are what is dear: a disk that has to empty its cache lets nobody
- * else in meanwhile. Pieces and transactions are small, because the loop serves nobody while it puts one together.
+ * else in meanwhile. Pieces and transactions are small, and gone through in slices, because the loop serves nobody meanwhile.
  *
  * Invariants:
  * - One group at a time; its data is written a bounded number of blocks at a time.
@@ -21,14 +21,14 @@
 import { NO_SUM } from '../base/checksum.ts';
 import { isNoSpace } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
-import { completion, Gather, nextTurn } from '../base/io-wait.ts';
+import { completion, Gather, nextTurn, Slices } from '../base/io-wait.ts';
 import {
-  destageChunksAtOnce,
   destageGroupBlocks,
   destageGroupChunks,
   destagePieceBytes,
   destagePieces,
   destagePieceUsualBytes,
+  destageSliceLength,
   destageTransactionChunks,
   destageWritesHurried,
   destageWritesInFlight,
@@ -81,6 +81,7 @@ export class ChunkCarrier {
   readonly #store: CarryStore;
   readonly #source: BlockSource;
   readonly #pieces: readonly Piece[];
+  readonly #slices = new Slices(destageSliceLength);
   readonly #storing = new Set<ChunkEntry>();
   /** A task that found no room in the last piece. */
   #left: CarryTask | undefined;
@@ -243,7 +244,7 @@ export class ChunkCarrier {
    */
   #isOvertaken({ volume, chunk, base, from, to }: CarryTask, { blocks }: CarryGroup): boolean {
     if (this.#head.volume(volume.number) !== volume || volume.isDropPending(chunk)) return true;
-    if (volume.lookup(chunk)?.location !== base?.location) return true;
+    if (volume.locationOf(chunk) !== base?.location) return true;
     for (let i = from; i < to; i++) if (this.#head.overlay.findBlock(volume.number, blocks[i]) < 0) return true;
     return false;
   }
@@ -261,9 +262,9 @@ export class ChunkCarrier {
 
   /** The index has them. */
   async #allStored(group: CarryGroup, tasks: readonly CarryTask[]): Promise<void> {
-    for (let i = 0; i < tasks.length; i++) {
-      if (i > 0 && i % destageChunksAtOnce === 0) await nextTurn(this.#head.turns);
-      this.#taskStored(group, tasks[i]);
+    for (const task of tasks) {
+      this.#taskStored(group, task);
+      if (this.#slices.isOver(1 + task.to - task.from)) await nextTurn(this.#head.turns);
     }
     // The overlay may have room again.
     this.#head.roomFreed();
@@ -322,7 +323,7 @@ export class ChunkCarrier {
 
   /**
    * Takes chunks of the list as long as their data fits the piece and the group; returns where to go on. Long lists have
-   * many chunks of which nothing is to be carried any more: the loop serves others between.
+   * many chunks of which nothing is to be carried any more.
    */
   async #fill(
     piece: Piece,
@@ -337,14 +338,17 @@ export class ChunkCarrier {
     this.#left = undefined;
     if (left !== undefined) this.#addTo(piece, group, left);
     let next = from;
-    let looks = 0;
+    let steps = 0;
     while (next < dirty.chunks.length && piece.usedBytes < usualBytes) {
       if (group.tasks.length >= destageGroupChunks || group.blocks.length >= destageGroupBlocks) break;
-      if (++looks % destageChunksAtOnce === 0) await nextTurn(this.#head.turns);
+      // Not between a chunk's look-up and where it is known that its entry is being stored.
+      if (this.#slices.isOver(steps)) await nextTurn(this.#head.turns);
+      steps = 0;
       const volume = this.#head.volume(dirty.volumes[next]);
       const chunk = dirty.chunks[next];
       next++;
       const task = volume === undefined ? undefined : group.add(this.#head, volume, chunk, fence);
+      steps += task === undefined ? 1 : 1 + task.to - task.from;
       if (task === undefined) continue;
       if (task.base !== undefined) this.#storing.add(task.base);
       if (!this.#addTo(piece, group, task)) {
@@ -375,6 +379,7 @@ export class ChunkCarrier {
         const offset = offsets[i - firstBlock];
         if (offset < 0) continue;
         this.#source.fetch(task.volume.number, group.blocks[i], group.positions[i], region, offset, gather);
+        if (this.#slices.isOver(1)) await nextTurn(this.#head.turns);
       }
     }
     await this.#source.fetched(gather);
@@ -424,6 +429,7 @@ export class ChunkCarrier {
             gather.expect();
             request.begin();
             this.#head.sled.write((slot + blocks[i]) as Location, region, offset, (j - i) * BLOCK_BYTES, request);
+            if (this.#slices.isOver(1)) await nextTurn(this.#head.turns);
           }
           i = j;
         }

@@ -393,7 +393,7 @@ export class Head implements Committer, RequestHandler {
   #letGo(volume: Volume, chunk: ChunkNumber, until: LogPosition, dropped: boolean): void {
     const row = this.overlay.findChunk(volume.number, chunk);
     const entry = row >= 0 ? this.overlay.entryOf(row) : undefined;
-    if (entry === undefined || volume.lookupIndexed(chunk)?.location === entry.location) return;
+    if (entry === undefined || volume.indexedLocationOf(chunk) === entry.location) return;
     if (this.#destage?.takesOver(entry) === true) return;
     this.slots.retire(entry.location, until, dropped);
   }

@@ -270,7 +270,7 @@ export class LateLane {
   }
 
   #deviceOf(volume: Volume, chunk: ChunkNumber): Device | undefined {
-    const entry = volume.lookup(chunk);
-    return entry === undefined ? undefined : this.#head.sled.device(locationDevice(entry.location));
+    const location = volume.locationOf(chunk);
+    return location === undefined ? undefined : this.#head.sled.device(locationDevice(location));
   }
 }

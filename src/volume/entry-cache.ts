@@ -4,27 +4,36 @@
  * time (two generations), those of volumes that nobody uses included.
  *
  * Entries lie in rows of a table, not as objects: one is found with two looks at memory that is not in the processor's
- * cache rather than six (measured, 64 Ki of them at random: 0.13 µs instead of 0.43), and thousands that come and go with
- * the destage leave nothing to collect.
+ * cache rather than six (measured, 64 Ki of them at random: 0.13 µs instead of 0.43), and those of the thousands of chunks
+ * that are written leave little to collect.
  *
- * Invariant: a chunk is in one of the two generations, and in one row.
+ * | words of a row | 0, 1 | 2, 3 | 4, 5 | 6 … |
+ * |---|---|---|---|---|
+ * | | chunk | op number | location, or ABSENT | checksums, one for each block |
+ *
+ * Invariants:
+ * - A chunk is in one of the two generations; what was asked for last is in the younger one.
+ * - No table outlives its generation: what a volume took that is used no more is given back.
  */
+import { assert } from '../base/assert.ts';
 import { KEY_WORDS, KeyTable, keyHigh } from '../base/key-table.ts';
 import type { Location } from '../base/location.ts';
 import type { ChunkNumber, OpNumber } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
 
-/** A row behind its key: op number and location, in numbers of 64 bits, then the checksums, in words of 32 bits. */
+/** In numbers of 64 bits. */
 const OP = 1;
 const LOCATION = 2;
+/** In words of 32 bits. */
 const SUMS = 6;
 /** In place of a location: the index has no entry of the chunk. */
 const ABSENT = -1;
-/** Of a row's place in the table, at the load of a table that is full. */
+/** Of a row's place in its table. */
 const BUCKET_BYTES = 8;
 const ROWS_MIN = 16;
-/** What a volume has whose entries nobody has asked for. */
+/** What a volume has whose entries nobody asks for. */
 const NOTHING = new KeyTable(1);
+const NO_SUMS = new Uint32Array(0);
 
 /** How many bytes the entries of the caches that share it take, at most, together. */
 export class EntryBudget {
@@ -33,7 +42,7 @@ export class EntryBudget {
   #filled = 0;
 
   constructor(bytes: number) {
-    this.#half = Math.max(1, Math.floor(bytes / 2));
+    this.#half = Math.floor(bytes / 2);
   }
 
   /** What the entries of all caches take together. */
@@ -43,26 +52,25 @@ export class EntryBudget {
     return sum;
   }
 
-  join(cache: EntryCache): void {
-    this.#caches.add(cache);
+  /** The cache is about to take a further entry into its younger generation. */
+  adding(cache: EntryCache): void {
+    if (this.#filled + cache.entryBytes > this.#half) {
+      this.#filled = 0;
+      for (const each of this.#caches) each.rotate();
+    }
+    this.#filled += cache.entryBytes;
+    if (cache.size === 0) this.#caches.add(cache);
   }
 
   leave(cache: EntryCache): void {
     this.#caches.delete(cache);
   }
-
-  added(bytes: number): void {
-    this.#filled += bytes;
-    if (this.#filled < this.#half) return;
-    this.#filled = 0;
-    for (const cache of this.#caches) cache.rotate();
-  }
 }
 
-/** An entry where it lies: good until the next look at its volume's entries, or change of them. */
+/** An entry where it lies: good until an entry of any volume is asked for or changes. */
 export class EntryView {
   location = 0 as Location;
-  #sums: Int32Array | Uint32Array = new Uint32Array(0);
+  #sums: Int32Array | Uint32Array = NO_SUMS;
   #from = 0;
 
   set(location: Location, sums: Int32Array | Uint32Array, from: number): this {
@@ -84,8 +92,6 @@ export class EntryCache {
   readonly #view = new EntryView();
   #young = NOTHING;
   #old = NOTHING;
-  /** Where the last one that was asked for is: in the younger generation, as long as that was not over with it. */
-  #table = NOTHING;
 
   constructor(budget: EntryBudget, blocksPerChunk: number) {
     this.#budget = budget;
@@ -101,20 +107,20 @@ export class EntryCache {
   }
 
   /** The entry where it lies; null: the index has none for this chunk; undefined: not known here. */
-  look(chunk: ChunkNumber): EntryView | null | undefined {
+  view(chunk: ChunkNumber): EntryView | null | undefined {
     const row = this.#find(chunk);
     if (row < 0) return undefined;
-    const { words, numbers } = this.#table;
+    const { words, numbers } = this.#young;
     const at = row * this.#rowWords;
     const location = numbers[at / 2 + LOCATION];
     return location === ABSENT ? null : this.#view.set(location as Location, words, at + SUMS);
   }
 
-  /** As `look`, but to keep. */
+  /** As `view`, but to keep. */
   get(chunk: ChunkNumber): ChunkEntry | null | undefined {
     const row = this.#find(chunk);
     if (row < 0) return undefined;
-    const { words, numbers } = this.#table;
+    const { words, numbers } = this.#young;
     const at = row * this.#rowWords;
     const location = numbers[at / 2 + LOCATION];
     if (location === ABSENT) return null;
@@ -125,60 +131,53 @@ export class EntryCache {
 
   set(chunk: ChunkNumber, entry: ChunkEntry | null): void {
     const known = this.#find(chunk);
-    const row = known < 0 ? this.#insert(chunk) : known;
-    const { words, numbers } = this.#table;
-    const at = row * this.#rowWords;
+    const at = (known < 0 ? this.#insert(chunk) : known) * this.#rowWords;
+    const { words, numbers } = this.#young;
     numbers[at / 2 + LOCATION] = entry?.location ?? ABSENT;
-    if (entry !== null) {
-      numbers[at / 2 + OP] = entry.op;
-      for (let i = 0; i < entry.sums.length; i++) words[at + SUMS + i] = entry.sums[i];
-    }
-    if (known < 0) this.#added();
+    if (entry === null) return;
+    assert(entry.sums.length === this.#rowWords - SUMS, 'an entry has a checksum for each block of its chunk');
+    numbers[at / 2 + OP] = entry.op;
+    for (let i = 0; i < entry.sums.length; i++) words[at + SUMS + i] = entry.sums[i];
   }
 
   clear(): void {
     this.#young = NOTHING;
-    this.#old = NOTHING;
-    this.#budget.leave(this);
+    this.rotate();
   }
 
   /** A generation is over. */
   rotate(): void {
-    const old = this.#young;
-    this.#old = old;
-    // The next one will be as large, in all likelihood; what it does not fill it does not touch.
-    this.#young = old.count === 0 ? NOTHING : new KeyTable(old.capacity, this.#rowWords);
-    if (old.count === 0) this.#budget.leave(this);
+    this.#old = this.#young;
+    this.#young = NOTHING;
+    this.#view.set(0 as Location, NO_SUMS, 0);
+    if (this.#old.count === 0) this.#budget.leave(this);
   }
 
-  /** The chunk's row in `#table`, or -1. What was in the older generation is in the younger one then. */
+  /** The chunk's row in the younger generation, to which it is moved from the older one; or -1. */
   #find(chunk: ChunkNumber): number {
     const high = keyHigh(0, chunk);
-    const young = this.#young.find(high, chunk >>> 0);
-    this.#table = this.#young;
-    if (young >= 0) return young;
+    const known = this.#young.find(high, chunk >>> 0);
+    if (known >= 0) return known;
     const old = this.#old;
     const from = old.find(high, chunk >>> 0);
     if (from < 0) return -1;
     const row = this.#insert(chunk);
-    const { words } = this.#table;
-    for (let i = KEY_WORDS; i < this.#rowWords; i++)
-      words[row * this.#rowWords + i] = old.words[from * this.#rowWords + i];
+    const { words } = this.#young;
+    const width = this.#rowWords;
+    for (let i = KEY_WORDS; i < width; i++) words[row * width + i] = old.words[from * width + i];
     old.remove(from);
-    this.#added();
     return row;
   }
 
   /** A row of the younger generation, to be filled. */
   #insert(chunk: ChunkNumber): number {
-    if (this.#young === NOTHING) this.#young = new KeyTable(ROWS_MIN, this.#rowWords);
-    else if (this.#young.count === this.#young.capacity) this.#young.grow(2 * this.#young.capacity);
-    this.#table = this.#young;
+    this.#budget.adding(this);
+    if (this.#young === NOTHING) {
+      // As many as the last time, in all likelihood: then the table does not have to grow, which takes a while.
+      this.#young = new KeyTable(Math.max(ROWS_MIN, this.#old.count), this.#rowWords);
+    } else if (this.#young.count === this.#young.capacity) {
+      this.#young.grow(2 * this.#young.capacity);
+    }
     return this.#young.insert(keyHigh(0, chunk), chunk >>> 0);
-  }
-
-  #added(): void {
-    if (this.size === 1) this.#budget.join(this);
-    this.#budget.added(this.entryBytes);
   }
 }

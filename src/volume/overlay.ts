@@ -12,9 +12,9 @@
  * - The table never overflows: operations reserve their rows before they are logged (`reserve`); what recovery enters
  *   once more may take more rows than were ever in use at a time, so for it the table grows (`makeRoom`).
  *
- * Cost: 40 bytes for a block, 40 for a chunk, in typed arrays that are touched no further than they were ever full. A row is
- * half a cache line: to enter a random block costs six that are not in the processor's cache, where a column for each figure,
- * tried, cost a dozen.
+ * Cost: 40 bytes for a block and 48 for a chunk, in arrays that are touched no further than they were ever full. A row is half
+ * a cache line: to enter a random block takes six lines that the processor does not have, and a dozen where each figure has
+ * a column of its own.
  */
 import { assert } from '../base/assert.ts';
 import { NO_SUM } from '../base/checksum.ts';
@@ -29,7 +29,14 @@ export interface DirtyList {
 }
 
 const NONE = -1;
-/** What the rows of the two tables hold behind their keys, in words of 32 bits. */
+/**
+ * What the rows of the two tables hold, in words of 32 bits; two of them are a number of 64 bits.
+ *
+ * | words | 0, 1 | 2, 3 | 4 | 5 | 6 | 7 |
+ * |---|---|---|---|---|---|---|
+ * | of a block | key | position | sum | next | previous | chunk's row |
+ * | of a chunk | key | op number | oldest position | (of 4, 5) | first block's row | listed |
+ */
 const ROW_WORDS = 8;
 const BLOCK_SUM = 4;
 const BLOCK_NEXT = 5;
@@ -37,7 +44,7 @@ const BLOCK_PREVIOUS = 6;
 const BLOCK_CHUNK = 7;
 const CHUNK_FIRST = 6;
 const CHUNK_LISTED = 7;
-/** And in numbers of 64 bits. */
+/** In numbers of 64 bits. */
 const ROW_NUMBERS = 4;
 const BLOCK_POSITION = 1;
 const CHUNK_OP = 1;
@@ -49,7 +56,7 @@ export class Overlay {
   readonly #entries: (ChunkEntry | undefined)[] = [];
   readonly #dirty = new Map<number, DirtyList>();
   #list: DirtyList = { volumes: [], chunks: [] };
-  /** Rises with each new list: what `#listed` compares with. */
+  /** Rises with each new list: what CHUNK_LISTED is compared with. */
   #listNumber = 0;
   #reserved = 0;
 

@@ -164,7 +164,7 @@ export class Span {
       const end = Math.min(to, index + volume.blocksPerChunk - inChunk);
       const row = overlay.findChunk(volume.number, chunk);
       const hasBlocks = row >= 0 && overlay.firstBlock(row) >= 0;
-      const entry = volume.look(chunk, row);
+      const entry = volume.viewEntry(chunk, row);
       for (; index < end; index++) {
         const block = (this.first + index) as BlockNumber;
         const slot = attempts === 0 ? cache.find(volume.number, block) : -1;

@@ -9,6 +9,7 @@
  */
 import { assert } from '../base/assert.ts';
 import { BounceShare } from '../base/bounce-pool.ts';
+import type { Location } from '../base/location.ts';
 import type { BlockNumber, ChunkNumber, OpNumber, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
@@ -111,17 +112,23 @@ export class Volume implements ExportedVolume {
   }
 
   /**
-   * The same as `lookup`, of a chunk that has this row in the overlay (-1: none), for a look at it at once: nothing is made
-   * for it, and it is good until the next look at an entry of the volume.
+   * The same as `lookup`, of a chunk that has this row in the overlay (-1: none), where it lies: nothing is made for it, and
+   * it is good for the moment.
    */
-  look(chunk: ChunkNumber, row: number): EntryView | undefined {
+  viewEntry(chunk: ChunkNumber, row: number): EntryView | undefined {
     const entry = row >= 0 ? this.#ports.overlay.entryOf(row) : undefined;
     if (entry !== undefined) return this.#overlayView.set(entry.location, entry.sums, 0);
-    if (this.isDropped(chunk)) return undefined;
-    const known = this.#entries.look(chunk);
-    if (known !== undefined) return known ?? undefined;
-    this.#entries.set(chunk, this.#ports.index.chunk(this.number, chunk) ?? null);
-    return this.#entries.look(chunk) ?? undefined;
+    return this.isDropped(chunk) ? undefined : this.#viewIndexed(chunk);
+  }
+
+  /** Where the chunk's newest entry has it. */
+  locationOf(chunk: ChunkNumber): Location | undefined {
+    return this.viewEntry(chunk, this.#ports.overlay.findChunk(this.number, chunk))?.location;
+  }
+
+  /** Where the index has the chunk. */
+  indexedLocationOf(chunk: ChunkNumber): Location | undefined {
+    return this.#viewIndexed(chunk)?.location;
   }
 
   /** The same as `lookup`, for passes over a whole volume: the entries in memory stay those that clients use. */
@@ -140,6 +147,13 @@ export class Volume implements ExportedVolume {
     const entry = this.#ports.index.chunk(this.number, chunk);
     this.#entries.set(chunk, entry ?? null);
     return entry;
+  }
+
+  #viewIndexed(chunk: ChunkNumber): EntryView | undefined {
+    const known = this.#entries.view(chunk);
+    if (known !== undefined) return known ?? undefined;
+    this.#entries.set(chunk, this.#ports.index.chunk(this.number, chunk) ?? null);
+    return this.#entries.view(chunk) ?? undefined;
   }
 
   /** A transaction has put or removed the chunk's entry. */

@@ -258,7 +258,7 @@ export class WriteJob implements OpOwner, LockWaiter, RoomWaiter {
   #withoutSlot(first: number, remaining: number): 'done' | 'locked' | 'no room' {
     const volume = this.#volume!;
     const { spaceReturns, storageIsFull } = this.#writer.ports;
-    const hasSlot = volume.lookup(volume.chunkOf(first as BlockNumber)) !== undefined;
+    const hasSlot = volume.locationOf(volume.chunkOf(first as BlockNumber)) !== undefined;
     const refusal = hasSlot || (spaceReturns && !storageIsFull) ? this.#writer.refusal('data') : ENOSPC;
     if (refusal === 0) return this.#inline(first, remaining);
     this.#abandon(refusal);

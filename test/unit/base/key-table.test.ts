@@ -23,8 +23,8 @@ t.test('a table does what a map does, and rows stay where they are', t => {
     const model = new Map<string, number>();
     for (let round = 0; round < 20_000; round++) {
       // Few keys, so that they meet, with neighbours as blocks have them.
-      const high = random(3) * 256;
-      const low = random(capacity * 2) * (random(2) === 0 ? 1 : 2 ** 20);
+      const high = keyHigh([0, 1, 2 ** 24 - 1][random(3)], random(2) * 2 ** 39);
+      const low = (random(capacity * 2) * [1, 2 ** 20, -1][random(3)]) >>> 0;
       const key = `${high}/${low}`;
       const known = model.get(key);
       const found = table.find(high, low);
@@ -69,6 +69,31 @@ t.test('a table that has grown keeps its keys in their rows', t => {
   for (let i = 10; i < 1001; i++) table.insert(i, i * 31);
   t.equal(table.count, 1000);
   for (let i = 10; i < 1001; i++) if (table.find(i, i * 31) < 0) t.fail(`key ${i} was lost`);
+  t.end();
+});
+
+t.test('what a row holds behind its key stays as it is, through growth and whatever comes and goes beside it', t => {
+  const table = new KeyTable(4, 6);
+  const set = (row: number, value: number) => {
+    table.numbers[row * 3 + 1] = 2 ** 40 + value;
+    table.words[row * 6 + 4] = -value;
+    table.words[row * 6 + 5] = value;
+  };
+  for (let i = 0; i < 4; i++) set(table.insert(i, 2 ** 32 - 1 - i), i);
+  table.remove(2);
+  table.grow(100);
+  for (let i = 4; i < 50; i++) set(table.insert(i, 2 ** 32 - 1 - i), i);
+  for (let i = 10; i < 20; i++) table.remove(table.find(i, 2 ** 32 - 1 - i));
+  for (let i = 0; i < 50; i++) {
+    const row = table.find(i, 2 ** 32 - 1 - i);
+    if (i === 2 || (i >= 10 && i < 20)) {
+      if (row >= 0) t.fail(`${i} is still there`);
+      continue;
+    }
+    const found = [table.numbers[row * 3 + 1], table.words[row * 6 + 4], table.words[row * 6 + 5]];
+    if (found.join() !== [2 ** 40 + i, -i, i].join()) t.fail(`${i} has ${found}`);
+  }
+  t.throws(() => new KeyTable(4, 5), /whole numbers/);
   t.end();
 });
 

@@ -101,10 +101,10 @@ const bytesOf = (entries: number) => entries * new EntryCache(new EntryBudget(1)
 t.test('an entry cache tells "not there" from "not known", and keeps what is used', t => {
   const cache = new EntryCache(new EntryBudget(bytesOf(100)), BLOCKS);
   t.equal(cache.get(chunk(1)), undefined);
-  t.equal(cache.look(chunk(1)), undefined);
+  t.equal(cache.view(chunk(1)), undefined);
   cache.set(chunk(1), null);
   t.equal(cache.get(chunk(1)), null);
-  t.equal(cache.look(chunk(1)), null);
+  t.equal(cache.view(chunk(1)), null);
   cache.set(chunk(1), entry(5));
   t.same(cache.get(chunk(1)), entry(5));
   for (let i = 100; i < 1000; i++) {
@@ -117,6 +117,7 @@ t.test('an entry cache tells "not there" from "not known", and keeps what is use
   t.ok(known <= 100, `${known} of 900 others are known still`);
   cache.set(chunk(1), null);
   t.equal(cache.get(chunk(1)), null, 'the index has it no more');
+  t.throws(() => cache.set(chunk(1), { ...entry(1), sums: new Uint32Array(BLOCKS + 1) }), /for each block/);
   cache.clear();
   t.equal(cache.get(chunk(1)), undefined);
   t.end();
@@ -158,7 +159,7 @@ t.test('an entry is found as it was set last, in one piece, whichever way it is 
         found++;
         if (textOf(got) !== textOf(newest.get(number))) t.fail(`${number} is ${textOf(got)}`);
       } else {
-        const view = cache.look(chunk(number));
+        const view = cache.view(chunk(number));
         if (view === undefined) continue;
         const expected = newest.get(number);
         found++;
