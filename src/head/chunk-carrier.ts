@@ -18,7 +18,6 @@
  * - While a group is under way, entries that it may make the index refer to are known (`takesOver`), so that nobody
  *   else retires their slots.
  */
-import { NO_SUM } from '../base/checksum.ts';
 import { isNoSpace } from '../base/errno.ts';
 import type { IoRequest } from '../base/io.ts';
 import { completion, Gather, nextTurn, Slices } from '../base/io-wait.ts';
@@ -35,7 +34,7 @@ import {
 } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
 import { locationDevice } from '../base/location.ts';
-import type { Region, RegionSource } from '../base/memory.ts';
+import type { RegionSource } from '../base/memory.ts';
 import type { BlockNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ChunkEntry } from '../index/chunk-entry.ts';
@@ -44,6 +43,7 @@ import type { DirtyList } from '../volume/overlay.ts';
 import { BlockSource } from './block-source.ts';
 import type { CarryTask, Conclude, Fence } from './carry-group.ts';
 import { CarryGroup } from './carry-group.ts';
+import { CarryPiece } from './carry-piece.ts';
 import { CarryStore } from './carry-store.ts';
 import type { DestageStore } from './destage-store.ts';
 import { DestageStuck, DevicesFull } from './destage-store.ts';
@@ -51,36 +51,12 @@ import type { Head } from './head.ts';
 import { Landing } from './landing.ts';
 import { SeparateGroup } from './separate-group.ts';
 
-/** Some chunks of a group whose data lies in one buffer: its writes have to end before the buffer is used again. */
-class Piece {
-  readonly region: Region;
-  readonly tasks: CarryTask[] = [];
-  /** Where the data of each block lies in the buffer, from the first task's first block on; -1 where it has none. */
-  readonly offsets: number[] = [];
-  usedBytes = 0;
-  written: Promise<number> = Promise.resolve(0);
-
-  constructor(region: Region) {
-    this.region = region;
-  }
-
-  get firstBlock(): number {
-    return this.tasks[0].from;
-  }
-
-  clear(): void {
-    this.tasks.length = 0;
-    this.offsets.length = 0;
-    this.usedBytes = 0;
-  }
-}
-
 export class ChunkCarrier {
   readonly #head: Head;
   readonly #logSynced: () => Promise<void>;
   readonly #store: CarryStore;
   readonly #source: BlockSource;
-  readonly #pieces: readonly Piece[];
+  readonly #pieces: readonly CarryPiece[];
   readonly #slices = new Slices(destageSliceLength);
   readonly #storing = new Set<ChunkEntry>();
   /** A task that found no room in the last piece. */
@@ -92,7 +68,7 @@ export class ChunkCarrier {
     this.#logSynced = () => store.logSynced();
     this.#store = new CarryStore(head, store);
     this.#source = new BlockSource(head);
-    this.#pieces = Array.from({ length: destagePieces }, () => new Piece(regions.allocate(destagePieceBytes)));
+    this.#pieces = Array.from({ length: destagePieces }, () => new CarryPiece(regions.allocate(destagePieceBytes)));
   }
 
   /**
@@ -326,7 +302,7 @@ export class ChunkCarrier {
    * many chunks of which nothing is to be carried any more.
    */
   async #fill(
-    piece: Piece,
+    piece: CarryPiece,
     group: CarryGroup,
     dirty: DirtyList,
     from: number,
@@ -336,22 +312,21 @@ export class ChunkCarrier {
     piece.clear();
     const left = this.#left;
     this.#left = undefined;
-    if (left !== undefined) this.#addTo(piece, group, left);
+    if (left !== undefined) piece.add(group, left);
     let next = from;
     let steps = 0;
     while (next < dirty.chunks.length && piece.usedBytes < usualBytes) {
       if (group.tasks.length >= destageGroupChunks || group.blocks.length >= destageGroupBlocks) break;
       // Not between a chunk's look-up and where it is known that its entry is being stored.
       if (this.#slices.isOver(steps)) await nextTurn(this.#head.turns);
-      steps = 0;
       const volume = this.#head.volume(dirty.volumes[next]);
       const chunk = dirty.chunks[next];
       next++;
       const task = volume === undefined ? undefined : group.add(this.#head, volume, chunk, fence);
-      steps += task === undefined ? 1 : 1 + task.to - task.from;
+      steps = task === undefined ? 1 : 1 + task.to - task.from;
       if (task === undefined) continue;
       if (task.base !== undefined) this.#storing.add(task.base);
-      if (!this.#addTo(piece, group, task)) {
+      if (!piece.add(group, task)) {
         this.#left = task;
         break;
       }
@@ -359,19 +334,8 @@ export class ChunkCarrier {
     return next;
   }
 
-  #addTo(piece: Piece, group: CarryGroup, task: CarryTask): boolean {
-    if (piece.usedBytes + group.dataCount(task) * BLOCK_BYTES > destagePieceBytes) return false;
-    for (let i = task.from; i < task.to; i++) {
-      const hasData = group.sums[i] !== NO_SUM;
-      piece.offsets.push(hasData ? piece.usedBytes : -1);
-      if (hasData) piece.usedBytes += BLOCK_BYTES;
-    }
-    piece.tasks.push(task);
-    return true;
-  }
-
   /** Brings the data of a piece's blocks into its buffer and checks it against its checksums. */
-  async #gatherData(group: CarryGroup, piece: Piece): Promise<void> {
+  async #gatherData(group: CarryGroup, piece: CarryPiece): Promise<void> {
     const { region, tasks, offsets, firstBlock } = piece;
     const gather = new Gather();
     for (const task of tasks) {
@@ -397,7 +361,7 @@ export class ChunkCarrier {
    * that it has, but the log is cut only as far as the step went. Then nothing is written over it. Otherwise the block is
    * carried over as it is, beside the checksum that tells: it is lost, and reads of it say so, but everything else goes on.
    */
-  async #gatherAgain(group: CarryGroup, { region, offsets, firstBlock }: Piece, task: CarryTask, index: number) {
+  async #gatherAgain(group: CarryGroup, { region, offsets, firstBlock }: CarryPiece, task: CarryTask, index: number) {
     const position = group.positions[index];
     const sum = group.sums[index];
     if (await this.#source.fetchAgain(position, sum, region, offsets[index - firstBlock])) return;
@@ -406,7 +370,7 @@ export class ChunkCarrier {
   }
 
   /** Starts to write a piece's blocks to their slots, neighbours as one. `piece.written` is of all of them. */
-  async #writeData(group: CarryGroup, piece: Piece, landing: Landing): Promise<void> {
+  async #writeData(group: CarryGroup, piece: CarryPiece, landing: Landing): Promise<void> {
     const gather = new Gather();
     piece.written = gather.result;
     const { window } = landing;

@@ -69,33 +69,56 @@ export class EntryBudget {
 
 /** An entry where it lies: good until an entry of any volume is asked for or changes. */
 export class EntryView {
-  location = 0 as Location;
+  readonly #blocksPerChunk: number;
+  #op = 0 as OpNumber;
+  #location = 0 as Location;
   #sums: Int32Array | Uint32Array = NO_SUMS;
   #from = 0;
 
-  set(location: Location, sums: Int32Array | Uint32Array, from: number): this {
-    this.location = location;
+  constructor(blocksPerChunk: number) {
+    this.#blocksPerChunk = blocksPerChunk;
+  }
+
+  get location(): Location {
+    return this.#location;
+  }
+
+  set(op: OpNumber, location: Location, sums: Int32Array | Uint32Array, from: number): this {
+    this.#op = op;
+    this.#location = location;
     this.#sums = sums;
     this.#from = from;
     return this;
+  }
+
+  clear(): void {
+    this.#sums = NO_SUMS;
   }
 
   /** Checksum of the chunk's block at `index`. */
   sum(index: number): number {
     return this.#sums[this.#from + index] >>> 0;
   }
+
+  /** The entry to keep. */
+  toEntry(): ChunkEntry {
+    const sums = new Uint32Array(this.#blocksPerChunk);
+    for (let i = 0; i < sums.length; i++) sums[i] = this.#sums[this.#from + i];
+    return { op: this.#op, location: this.#location, sums };
+  }
 }
 
 export class EntryCache {
   readonly #budget: EntryBudget;
   readonly #rowWords: number;
-  readonly #view = new EntryView();
+  readonly #view: EntryView;
   #young = NOTHING;
   #old = NOTHING;
 
   constructor(budget: EntryBudget, blocksPerChunk: number) {
     this.#budget = budget;
     this.#rowWords = SUMS + blocksPerChunk;
+    this.#view = new EntryView(blocksPerChunk);
   }
 
   get size(): number {
@@ -113,20 +136,8 @@ export class EntryCache {
     const { words, numbers } = this.#young;
     const at = row * this.#rowWords;
     const location = numbers[at / 2 + LOCATION];
-    return location === ABSENT ? null : this.#view.set(location as Location, words, at + SUMS);
-  }
-
-  /** As `view`, but to keep. */
-  get(chunk: ChunkNumber): ChunkEntry | null | undefined {
-    const row = this.#find(chunk);
-    if (row < 0) return undefined;
-    const { words, numbers } = this.#young;
-    const at = row * this.#rowWords;
-    const location = numbers[at / 2 + LOCATION];
     if (location === ABSENT) return null;
-    const sums = new Uint32Array(this.#rowWords - SUMS);
-    for (let i = 0; i < sums.length; i++) sums[i] = words[at + SUMS + i];
-    return { op: numbers[at / 2 + OP] as OpNumber, location: location as Location, sums };
+    return this.#view.set(numbers[at / 2 + OP] as OpNumber, location as Location, words, at + SUMS);
   }
 
   set(chunk: ChunkNumber, entry: ChunkEntry | null): void {
@@ -149,7 +160,7 @@ export class EntryCache {
   rotate(): void {
     this.#old = this.#young;
     this.#young = NOTHING;
-    this.#view.set(0 as Location, NO_SUMS, 0);
+    this.#view.clear();
     if (this.#old.count === 0) this.#budget.leave(this);
   }
 

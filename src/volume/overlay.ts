@@ -95,8 +95,7 @@ export class Overlay {
 
   /** Takes `rows` out of what others may use, until `release`. False when there are not as many. */
   reserve(rows: number): boolean {
-    const used = Math.max(this.#blocks.count, this.#chunks.count) + this.#reserved;
-    if (used + rows > this.#blocks.capacity) return false;
+    if (this.usedRows + rows > this.#blocks.capacity) return false;
     this.#reserved += rows;
     return true;
   }
@@ -113,7 +112,7 @@ export class Overlay {
 
   /** For recovery, which cannot wait for a destage: grows the table where `rows` more might not fit. */
   makeRoom(rows: number): void {
-    const needed = Math.max(this.#blocks.count, this.#chunks.count) + this.#reserved + rows;
+    const needed = this.usedRows + rows;
     if (needed <= this.#blocks.capacity) return;
     const capacity = Math.max(needed, 2 * this.#blocks.capacity);
     this.#blocks.grow(capacity);

@@ -59,7 +59,7 @@ export class Volume implements ExportedVolume {
   #dropped = new RangeSet();
   #dropping = new RangeSet();
   readonly #entries: EntryCache;
-  readonly #overlayView = new EntryView();
+  readonly #overlayView: EntryView;
   readonly #ports: VolumePorts;
 
   constructor(entry: VolumeEntry, ports: VolumePorts) {
@@ -76,6 +76,7 @@ export class Volume implements ExportedVolume {
     this.committedOp = entry.lastOp;
     this.storedOp = entry.lastOp;
     this.#entries = new EntryCache(ports.entries, this.blocksPerChunk);
+    this.#overlayView = new EntryView(this.blocksPerChunk);
     this.#ports = ports;
   }
 
@@ -100,24 +101,13 @@ export class Volume implements ExportedVolume {
 
   // --- chunks ----------------------------------------------------------------------------------------------------------
 
-  /** The chunk's newest entry, committed blocks in the overlay aside; undefined where it reads as zeroes. */
-  lookup(chunk: ChunkNumber): ChunkEntry | undefined {
-    const row = this.#ports.overlay.findChunk(this.number, chunk);
-    if (row >= 0) {
-      const entry = this.#ports.overlay.entryOf(row);
-      if (entry !== undefined) return entry;
-    }
-    if (this.isDropped(chunk)) return undefined;
-    return this.lookupIndexed(chunk);
-  }
-
   /**
-   * The same as `lookup`, of a chunk that has this row in the overlay (-1: none), where it lies: nothing is made for it, and
-   * it is good for the moment.
+   * The newest entry, committed blocks in the overlay aside, of a chunk that has this row in the overlay (-1: none), where it
+   * lies: nothing is made for it, and it is good for the moment. Undefined where the chunk reads as zeroes.
    */
   viewEntry(chunk: ChunkNumber, row: number): EntryView | undefined {
     const entry = row >= 0 ? this.#ports.overlay.entryOf(row) : undefined;
-    if (entry !== undefined) return this.#overlayView.set(entry.location, entry.sums, 0);
+    if (entry !== undefined) return this.#overlayView.set(entry.op, entry.location, entry.sums, 0);
     return this.isDropped(chunk) ? undefined : this.#viewIndexed(chunk);
   }
 
@@ -131,7 +121,7 @@ export class Volume implements ExportedVolume {
     return this.#viewIndexed(chunk)?.location;
   }
 
-  /** The same as `lookup`, for passes over a whole volume: the entries in memory stay those that clients use. */
+  /** The newest entry for passes over a whole volume: the entries in memory stay those that clients use. */
   peek(chunk: ChunkNumber): ChunkEntry | undefined {
     const row = this.#ports.overlay.findChunk(this.number, chunk);
     const entry = row >= 0 ? this.#ports.overlay.entryOf(row) : undefined;
@@ -142,11 +132,7 @@ export class Volume implements ExportedVolume {
 
   /** The chunk's entry in the index, whatever the overlay has. */
   lookupIndexed(chunk: ChunkNumber): ChunkEntry | undefined {
-    const known = this.#entries.get(chunk);
-    if (known !== undefined) return known ?? undefined;
-    const entry = this.#ports.index.chunk(this.number, chunk);
-    this.#entries.set(chunk, entry ?? null);
-    return entry;
+    return this.#viewIndexed(chunk)?.toEntry();
   }
 
   #viewIndexed(chunk: ChunkNumber): EntryView | undefined {

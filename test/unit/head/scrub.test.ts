@@ -36,7 +36,7 @@ function checksumErrors(rig: HeadRig): number {
 }
 
 function locationOfBlock(rig: HeadRig, block: number): Location {
-  const entry = rig.volume().lookup(rig.volume().chunkOf(block as never))!;
+  const entry = rig.volume().peek(rig.volume().chunkOf(block as never))!;
   return (entry.location + (block % rig.volume().blocksPerChunk)) as Location;
 }
 
