@@ -1,7 +1,8 @@
 // Checksums for JavaScript, any number of blocks in one call.
 //
-//   checksum(bytes: Uint8Array, offset, length, seed): number      checksumByTables: the same, without the instruction
-//   checksumBlocks(bytes, offset, count, sums: Uint32Array, sumsIndex)      checksumKind: 'sse4.2' | 'tables'
+//   checksum(bytes: Uint8Array, offset, length, seed): number
+//   checksumWays: { [name]: the same, in this way }, of those that this processor has, the fastest first
+//   checksumBlocks(bytes, offset, count, sums: Uint32Array, sumsIndex)
 #include "binding.h"
 #include "crc32c.h"
 
@@ -10,9 +11,7 @@ namespace {
 
 constexpr uint32_t kBlockBytes = 4096;
 
-using Sum = uint32_t (*)(uint32_t, const uint8_t*, size_t);
-
-template <Sum sum>
+// Its data is the way to sum.
 Napi::Value Checksum(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   ByteRange bytes;
@@ -26,6 +25,7 @@ Napi::Value Checksum(const Napi::CallbackInfo& info) {
     ThrowTypeError(env, "the range is not within the array");
     return env.Undefined();
   }
+  const Crc32cSum sum = reinterpret_cast<Crc32cSum>(info.Data());
   return Napi::Number::New(env, sum(seed, bytes.data + static_cast<size_t>(offset), static_cast<size_t>(length)));
 }
 
@@ -60,10 +60,13 @@ void ChecksumBlocks(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void InitializeChecksums(Napi::Env env, Napi::Object exports) {
-  exports.Set("checksum", Napi::Function::New(env, Checksum<Crc32c>, "checksum"));
-  exports.Set("checksumByTables", Napi::Function::New(env, Checksum<Crc32cByTables>, "checksumByTables"));
+  Napi::Object ways = Napi::Object::New(env);
+  for (const Crc32cWay& way : Crc32cWays()) {
+    ways.Set(way.name, Napi::Function::New(env, Checksum, way.name, reinterpret_cast<void*>(way.sum)));
+  }
+  exports.Set("checksum", Napi::Function::New(env, Checksum, "checksum", reinterpret_cast<void*>(Crc32c)));
+  exports.Set("checksumWays", ways);
   exports.Set("checksumBlocks", Napi::Function::New(env, ChecksumBlocks, "checksumBlocks"));
-  exports.Set("checksumKind", Napi::String::New(env, Crc32cKind()));
 }
 
 }  // namespace sledge

@@ -1,15 +1,24 @@
-// CRC32C (Castagnoli, RFC 3720 §B.4). The fastest form this processor has is chosen when the addon loads.
+// CRC32C (Castagnoli, RFC 3720 §B.4).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace sledge {
 
 // Continues from `seed`, 0 to begin.
-uint32_t Crc32c(uint32_t seed, const uint8_t* data, size_t bytes);
-// By tables alone, as processors without the instruction do it: for tests.
-uint32_t Crc32cByTables(uint32_t seed, const uint8_t* data, size_t bytes);
-const char* Crc32cKind();
+using Crc32cSum = uint32_t (*)(uint32_t seed, const uint8_t* data, size_t bytes);
+
+struct Crc32cWay {
+  const char* name;
+  Crc32cSum sum;
+};
+
+// Those that this processor has, the fastest first.
+std::vector<Crc32cWay> Crc32cWays();
+
+// The fastest.
+extern const Crc32cSum Crc32c;
 
 }  // namespace sledge

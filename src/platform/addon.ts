@@ -79,9 +79,13 @@ export interface NativeAddon {
   receiveBytes(fd: number, bytes: Uint8Array, offset: number, length: number): number;
   readonly DescriptorWatch: new (fd: number, ready: () => void) => NativeWatch;
   checksum(bytes: Uint8Array, offset: number, length: number, seed: number): number;
-  checksumByTables(bytes: Uint8Array, offset: number, length: number, seed: number): number;
+  /** The ways to take it that this processor has, the fastest first, which is that of `checksum`. */
+  readonly checksumWays: {
+    readonly fold?: NativeAddon['checksum'];
+    readonly stripes?: NativeAddon['checksum'];
+    readonly tables: NativeAddon['checksum'];
+  };
   checksumBlocks(bytes: Uint8Array, offset: number, count: number, sums: Uint32Array, sumsIndex: number): void;
-  readonly checksumKind: 'sse4.2' | 'tables';
 }
 
 /** The directory of package.json, above wherever the compiled files are. */

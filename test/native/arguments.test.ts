@@ -42,7 +42,7 @@ const FUNCTIONS = {
   sendBytes: addon.sendBytes,
   receiveBytes: addon.receiveBytes,
   checksum: addon.checksum,
-  checksumByTables: addon.checksumByTables,
+  checksumByTables: addon.checksumWays.tables,
   checksumBlocks: addon.checksumBlocks,
 } as const;
 
