@@ -211,7 +211,7 @@ class Replay {
       this.head.slots.adopt(location, header.volume, blocksPerChunk * BLOCK_BYTES, this.head.sled.device(device));
       const chunk = (header.first + i) as number as ChunkNumber;
       this.#bulk.push({ position: header.position, volume: header.volume, chunk, location });
-      chunks.push({ location, sums, dataOffset: 0 });
+      chunks.push({ location, sums, data: undefined, dataOffset: 0 });
     }
     return chunks;
   }

@@ -2,13 +2,12 @@
  * Who has which column, and which slots of it are in use. The head allocates slots for bulk writes and for destage, and
  * gives them back when nothing refers to them any more.
  *
- * Each column keeps two bitmaps: `indexed`, the slots that the index refers to, which is what a transaction stores; and
- * `used`, those and besides the slots that only log, overlay or a write under way refer to, plus the retired ones.
+ * What each column keeps of its slots is in column.ts.
  *
  * Invariants:
  * - A slot is handed out only while nothing can read or replay it: a slot that lost its last reference stays *retired*
  *   until the log's cut has passed every record that names it.
- * - `indexed` is a subset of `used`; both belong to the column's one volume.
+ * - What the index refers to is in use, and all slots in use of a column are of its one volume.
  * - A column without a used slot goes back to its device.
  * - A slot whose content was dropped is in use until its space has been given back, and a slot that is *pinned*, because a
  *   write to it may be under way still, until it is unpinned.
@@ -18,31 +17,17 @@ import { assert } from '../base/assert.ts';
 import { clearBit, setBit, testBit } from '../base/bits.ts';
 import { columnBytes, retiredBytesMin } from '../base/limits.ts';
 import type { Location } from '../base/location.ts';
-import { locationDevice, locationOf, locationPosition } from '../base/location.ts';
+import { locationDevice, locationPosition } from '../base/location.ts';
 import { RingQueue } from '../base/ring-queue.ts';
 import type { LogPosition, VolumeNumber } from '../base/units.ts';
 import { BLOCK_BYTES } from '../base/units.ts';
 import type { ColumnEntry, IndexTransaction } from '../index/index-store.ts';
 import type { Device } from '../sled/device.ts';
+import { Column } from './column.ts';
 
 /** Gives the space of dropped slots back to the device; `SlotAllocator.discarded` is called when it has. */
 export interface SpaceReturn {
   discard(location: Location, lengthBytes: number): void;
-}
-
-interface Column {
-  readonly device: Device;
-  readonly number: number;
-  volume: VolumeNumber;
-  chunkBytes: number;
-  slotCount: number;
-  indexed: Uint32Array;
-  used: Uint32Array;
-  usedCount: number;
-  /** Where the search for a free slot goes on. */
-  cursor: number;
-  /** In `open` of its volume. */
-  listed: boolean;
 }
 
 interface VolumeSpace {
@@ -56,6 +41,8 @@ interface VolumeSpace {
 
 interface DeviceSpace {
   readonly device: Device;
+  /** Those that a volume has, by their numbers. */
+  readonly columns: Map<number, Column>;
   /** Free columns, highest first, so that the lowest is taken from the end. */
   readonly free: number[];
 }
@@ -73,21 +60,29 @@ interface Pinned {
   comesFree: (() => void) | undefined;
 }
 
-const DEVICE_UNIT = 2 ** 32;
+/** Chunks that records which end at one place name. */
+interface Names {
+  readonly end: LogPosition;
+  count: number;
+}
 
 export class SlotAllocator {
-  readonly #columns = new Map<number, Column>();
   readonly #volumes = new Map<VolumeNumber, VolumeSpace>();
   readonly #devices: DeviceSpace[] = [];
+  readonly #devicesByNumber: (DeviceSpace | undefined)[] = [];
   readonly #retired = new RingQueue<Retired>();
   #retiredBytes = 0;
   /** Slots whose space is being given back to the device. */
   #discardingCount = 0;
-  /** Slots that bulk records behind the cut name, with the end of the newest such record, oldest first. */
-  readonly #named = new Map<Location, LogPosition>();
+  /** What bulk records behind the cut name, oldest first, and the columns in which it is. */
+  readonly #names = new RingQueue<Names>();
+  #newestNames: Names | undefined;
+  #namedCount = 0;
+  readonly #namedColumns = new Set<Column>();
   #cut = 0 as LogPosition;
   readonly #changed = new Set<Column>();
-  readonly #returned = new Map<number, Column>();
+  /** Given back since the last transaction. */
+  readonly #returned = new Set<Column>();
   readonly #pinned = new Map<Location, Pinned>();
   #space: SpaceReturn | undefined;
 
@@ -99,35 +94,37 @@ export class SlotAllocator {
   /** A device whose columns may be reserved; columns that are in use are announced with `loadColumn` afterwards. */
   addDevice(device: Device): void {
     const free = Array.from({ length: device.columnCount }, (_, i) => device.columnCount - 1 - i);
-    this.#devices.push({ device, free });
+    const space = { device, free, columns: new Map<number, Column>() };
+    this.#devices.push(space);
+    this.#devicesByNumber[device.number] = space;
   }
 
   /** Takes in a column as the index has it. */
   loadColumn(device: Device, entry: ColumnEntry): void {
-    const column = this.#reserve(device, entry.column, entry.volume, entry.chunkBytes);
+    const column = this.#reserve(this.#deviceSpace(device), entry.column, entry.volume, entry.chunkBytes);
     for (let slot = 0; slot < column.slotCount; slot++) {
       if (!testBit(entry.slots, slot)) continue;
       setBit(column.indexed, slot);
-      this.#use(column, slot);
+      column.use(slot);
       this.#spaceOf(entry.volume, entry.chunkBytes).usedSlots++;
     }
   }
 
   /** After all columns were loaded: takes them out of the lists of free ones. */
   loaded(): void {
-    for (const space of this.#devices) {
-      const inUse = new Set<number>();
-      for (const column of this.#columns.values()) if (column.device === space.device) inUse.add(column.number);
-      if (inUse.size === 0) continue;
-      const free = space.free.filter(number => !inUse.has(number));
-      space.free.length = 0;
-      for (const number of free) space.free.push(number);
+    for (const { columns, free } of this.#devices) {
+      if (columns.size === 0) continue;
+      const left = free.filter(number => !columns.has(number));
+      free.length = 0;
+      for (const number of left) free.push(number);
     }
   }
 
   /** After recovery: columns that were reserved and in which nothing is go back. */
   settle(): void {
-    for (const column of [...this.#columns.values()]) if (column.usedCount === 0) this.#giveBack(column);
+    for (const { columns } of this.#devices) {
+      for (const column of [...columns.values()]) if (column.usedCount === 0) this.#giveBack(column);
+    }
   }
 
   /** Bytes of mass storage that a volume's slots take, retired ones not counted. */
@@ -141,7 +138,7 @@ export class SlotAllocator {
   }
 
   freeColumnsOf(device: Device): number {
-    return this.#devices.find(space => space.device === device)?.free.length ?? 0;
+    return this.#devicesByNumber[device.number]?.free.length ?? 0;
   }
 
   get retiredCount(): number {
@@ -185,13 +182,13 @@ export class SlotAllocator {
   allocate(volume: VolumeNumber, chunkBytes: number): Location | undefined {
     const space = this.#spaceOf(volume, chunkBytes);
     for (let column = space.open.at(-1); column !== undefined; column = space.open.at(-1)) {
-      const slot = isUsable(column.device) ? this.#freeSlot(column) : -1;
+      const slot = isUsable(column.device) ? column.findFree() : -1;
       if (slot >= 0) {
-        this.#use(column, slot);
+        column.use(slot);
         space.usedSlots++;
-        return this.#location(column, slot);
+        return column.locationOf(slot);
       }
-      column.listed = false;
+      column.isListed = false;
       space.open.pop();
     }
     const column = this.#newColumn(volume, chunkBytes);
@@ -232,26 +229,37 @@ export class SlotAllocator {
     pinned.comesFree?.();
   }
 
-  /** Slots that records behind the cut name. */
+  /** Chunks that records behind the cut name; those that several name count as often. */
   get namedCount(): number {
-    return this.#named.size;
+    return this.#namedCount;
   }
 
-  /** A record that ends at `end` names the slot: until the cut is there, recovery may ask for it. */
+  /** A record that ends at `end`, and behind all before it, names the slot: until the cut is there, recovery may ask for it. */
   name(location: Location, end: LogPosition): void {
-    this.#named.delete(location);
-    this.#named.set(location, end);
+    const column = this.#columnOf(location);
+    column.name(column.slotOf(location), end);
+    this.#namedColumns.add(column);
+    this.#namedCount++;
+    if (this.#newestNames?.end === end) {
+      this.#newestNames.count++;
+    } else {
+      this.#newestNames = { end, count: 1 };
+      this.#names.push(this.#newestNames);
+    }
   }
 
   /** How far the cut has to be before no record names the slot; 0 where none does. */
   namedUntil(location: Location): LogPosition {
-    return this.#named.get(location) ?? (0 as LogPosition);
+    const column = this.#columnOf(location);
+    const end = column.namedUntil(column.slotOf(location));
+    return end > this.#cut ? end : (0 as LogPosition);
   }
 
   /** Recovery: a log record names this slot, so it is in use whatever the index says. Counted once. */
   adopt(location: Location, volume: VolumeNumber, chunkBytes: number, device: Device): void {
+    const space = this.#deviceSpace(device);
     const number = device.columnAt(locationPosition(location));
-    let column = this.#columns.get(device.number * DEVICE_UNIT + number);
+    let column = space.columns.get(number);
     if (column !== undefined && column.volume !== volume) {
       // The index does not know yet that the other volume gave it back.
       assert(column.usedCount === 0, 'a column has one volume');
@@ -259,25 +267,23 @@ export class SlotAllocator {
       column = undefined;
     }
     if (column === undefined) {
-      const space = this.#devices.find(candidate => candidate.device === device);
-      assert(space !== undefined, 'the device of a record is there');
       const at = space.free.indexOf(number);
       assert(at >= 0, 'a column that nobody has is free');
       space.free.splice(at, 1);
-      column = this.#reserve(device, number, volume, chunkBytes);
+      column = this.#reserve(space, number, volume, chunkBytes);
       this.#changed.add(column);
     }
-    const slot = this.#slotOf(column, location);
-    if (testBit(column.used, slot)) return;
-    this.#use(column, slot);
+    const slot = column.slotOf(location);
+    if (column.isUsed(slot)) return;
+    column.use(slot);
     this.#spaceOf(volume, chunkBytes).usedSlots++;
   }
 
   /** The index refers to this slot from the next transaction on. */
   markIndexed(location: Location): void {
     const column = this.#columnOf(location);
-    const slot = this.#slotOf(column, location);
-    assert(testBit(column.used, slot), 'what the index refers to is in use');
+    const slot = column.slotOf(location);
+    assert(column.isUsed(slot), 'what the index refers to is in use');
     setBit(column.indexed, slot);
     this.#changed.add(column);
   }
@@ -285,7 +291,7 @@ export class SlotAllocator {
   /** The index does not refer to this slot any more from the next transaction on. */
   unmarkIndexed(location: Location): void {
     const column = this.#columnOf(location);
-    const slot = this.#slotOf(column, location);
+    const slot = column.slotOf(location);
     assert(testBit(column.indexed, slot), 'only what is indexed is unmarked');
     clearBit(column.indexed, slot);
     this.#changed.add(column);
@@ -293,8 +299,8 @@ export class SlotAllocator {
 
   /** Adds the changed columns to a transaction that is about to be committed. */
   store(transaction: IndexTransaction): void {
-    for (const [key, column] of this.#returned) {
-      if (!this.#columns.has(key)) transaction.removeColumn(column.device.number, column.number);
+    for (const { device, number } of this.#returned) {
+      if (!this.#deviceSpace(device).columns.has(number)) transaction.removeColumn(device.number, number);
     }
     this.#returned.clear();
     for (const column of this.#changed) {
@@ -314,7 +320,7 @@ export class SlotAllocator {
    */
   retire(location: Location, until: LogPosition, dropped: boolean): void {
     const column = this.#columnOf(location);
-    assert(testBit(column.used, this.#slotOf(column, location)), 'a slot is retired once');
+    assert(column.isUsed(column.slotOf(location)), 'a slot is retired once');
     this.#spaceOf(column.volume, column.chunkBytes).usedSlots--;
     if (until <= this.#cut) {
       this.#letGo(location, dropped);
@@ -336,10 +342,11 @@ export class SlotAllocator {
   /** The log was cut here: what was retired before is free. */
   cutPassed(cut: LogPosition): void {
     this.#cut = cut;
-    for (const [location, end] of this.#named) {
-      if (end > cut) break;
-      this.#named.delete(location);
+    for (let names = this.#names.peek(); names !== undefined && names.end <= cut; names = this.#names.peek()) {
+      this.#namedCount -= this.#names.shift().count;
     }
+    if (this.#names.length === 0) this.#newestNames = undefined;
+    for (const column of this.#namedColumns) if (column.forgetNames(cut)) this.#namedColumns.delete(column);
     for (let next = this.#retired.peek(); next !== undefined && next.until <= cut; next = this.#retired.peek()) {
       this.#retired.shift();
       this.#retiredBytes -= this.#columnOf(next.location).chunkBytes;
@@ -373,11 +380,7 @@ export class SlotAllocator {
 
   #free(location: Location): void {
     const column = this.#columnOf(location);
-    const slot = this.#slotOf(column, location);
-    assert(testBit(column.used, slot) && !testBit(column.indexed, slot), 'a slot is freed once, and out of the index');
-    clearBit(column.used, slot);
-    column.usedCount--;
-    column.cursor = Math.min(column.cursor, slot);
+    column.free(column.slotOf(location));
     if (column.usedCount === 0) {
       this.#giveBack(column);
     } else {
@@ -387,16 +390,13 @@ export class SlotAllocator {
 
   #giveBack(column: Column): void {
     this.#forget(column);
-    const space = this.#devices.find(candidate => candidate.device === column.device);
-    assert(space !== undefined, 'a column is on a device');
-    insertDescending(space.free, column.number);
+    insertDescending(this.#deviceSpace(column.device).free, column.number);
   }
 
   #forget(column: Column): void {
-    const key = column.device.number * DEVICE_UNIT + column.number;
-    this.#columns.delete(key);
+    this.#deviceSpace(column.device).columns.delete(column.number);
     this.#changed.delete(column);
-    this.#returned.set(key, column);
+    this.#returned.add(column);
     const space = this.#spaceOf(column.volume, column.chunkBytes);
     const count = space.devices.get(column.device)! - 1;
     if (count > 0) space.devices.set(column.device, count);
@@ -412,29 +412,15 @@ export class SlotAllocator {
       if (best === undefined || isBetter(space, best)) best = space;
     }
     if (best === undefined) return undefined;
-    const column = this.#reserve(best.device, best.free.pop()!, volume, chunkBytes);
+    const column = this.#reserve(best, best.free.pop()!, volume, chunkBytes);
     this.#changed.add(column);
     return column;
   }
 
-  #reserve(device: Device, number: number, volume: VolumeNumber, chunkBytes: number): Column {
-    const slotCount = columnBytes / chunkBytes;
-    const words = Math.ceil(slotCount / 32);
-    const column: Column = {
-      device,
-      number,
-      volume,
-      chunkBytes,
-      slotCount,
-      indexed: new Uint32Array(words),
-      used: new Uint32Array(words),
-      usedCount: 0,
-      cursor: 0,
-      listed: false,
-    };
-    const key = device.number * DEVICE_UNIT + number;
-    assert(!this.#columns.has(key), 'a column is reserved once');
-    this.#columns.set(key, column);
+  #reserve({ device, columns }: DeviceSpace, number: number, volume: VolumeNumber, chunkBytes: number): Column {
+    assert(!columns.has(number), 'a column is reserved once');
+    const column = new Column(device, number, volume, chunkBytes);
+    columns.set(number, column);
     const space = this.#spaceOf(volume, chunkBytes);
     space.devices.set(device, (space.devices.get(device) ?? 0) + 1);
     this.#open(space, column);
@@ -442,24 +428,9 @@ export class SlotAllocator {
   }
 
   #open(space: VolumeSpace, column: Column): void {
-    if (column.listed) return;
-    column.listed = true;
+    if (column.isListed) return;
+    column.isListed = true;
     space.open.push(column);
-  }
-
-  #use(column: Column, slot: number): void {
-    setBit(column.used, slot);
-    column.usedCount++;
-  }
-
-  #freeSlot(column: Column): number {
-    for (let slot = column.cursor; slot < column.slotCount; slot++) {
-      if (testBit(column.used, slot)) continue;
-      column.cursor = slot + 1;
-      return slot;
-    }
-    column.cursor = column.slotCount;
-    return -1;
   }
 
   #spaceOf(volume: VolumeNumber, chunkBytes: number): VolumeSpace {
@@ -471,24 +442,18 @@ export class SlotAllocator {
     return space;
   }
 
+  #deviceSpace(device: Device): DeviceSpace {
+    const space = this.#devicesByNumber[device.number];
+    assert(space !== undefined, 'the device is there');
+    return space;
+  }
+
   #columnOf(location: Location): Column {
-    const device = this.#devices.find(space => space.device.number === locationDevice(location))?.device;
-    assert(device !== undefined, 'a location is on a device that is there');
-    const number = device.columnAt(locationPosition(location));
-    const column = this.#columns.get(device.number * DEVICE_UNIT + number);
+    const space = this.#devicesByNumber[locationDevice(location)];
+    assert(space !== undefined, 'a location is on a device that is there');
+    const column = space.columns.get(space.device.columnAt(locationPosition(location)));
     assert(column !== undefined, 'a slot in use is in a reserved column');
     return column;
-  }
-
-  #slotOf(column: Column, location: Location): number {
-    const offset = locationPosition(location) - column.device.columnPosition(column.number);
-    assert(offset % column.chunkBytes === 0, 'a location is the start of a slot');
-    return offset / column.chunkBytes;
-  }
-
-  #location(column: Column, slot: number): Location {
-    const position = column.device.columnPosition(column.number) + slot * column.chunkBytes;
-    return locationOf(column.device.number, position);
   }
 }
 

@@ -15,8 +15,8 @@ export interface OpOwner {
 export interface BulkChunk {
   readonly location: Location;
   readonly sums: Uint32Array;
-  /** The chunk's data in memory, from `dataOffset` on, valid until the operation is committed; absent for zeroes. */
-  readonly data?: Uint8Array;
+  /** The chunk's data in memory, from `dataOffset` on, valid until the operation is committed; undefined for zeroes. */
+  readonly data: Uint8Array | undefined;
   readonly dataOffset: number;
 }
 

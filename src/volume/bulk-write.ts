@@ -76,9 +76,8 @@ export class BulkWrite implements IoRequest, RoomWaiter {
     const { chunkBytes, blocksPerChunk } = this.volume;
     for (const [i, location] of this.#locations.entries()) {
       const dataOffset = this.#regionOffset + i * chunkBytes;
-      const data = this.#region?.bytes;
-      const chunk = { location, sums: new Uint32Array(blocksPerChunk), dataOffset };
-      this.#chunks.push(data === undefined ? chunk : { ...chunk, data });
+      const sums = new Uint32Array(blocksPerChunk);
+      this.#chunks.push({ location, sums, data: this.#region?.bytes, dataOffset });
     }
     if (this.#region !== undefined) this.#writeData(this.#region);
     this.#writeDone();

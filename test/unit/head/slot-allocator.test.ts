@@ -166,9 +166,10 @@ t.test('it is known up to where records name a slot', t => {
   slots.name(a, at(100));
   slots.name(b, at(200));
   slots.name(a, at(300));
-  t.equal(slots.namedCount, 2);
+  t.equal(slots.namedCount, 3);
   t.equal(slots.namedUntil(a), 300, 'the newest record counts');
   slots.cutPassed(at(250));
+  t.equal(slots.namedCount, 1);
   t.equal(slots.namedUntil(b), 0);
   t.equal(slots.namedUntil(a), 300);
   slots.retire(b, slots.namedUntil(b), false);

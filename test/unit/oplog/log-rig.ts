@@ -147,7 +147,8 @@ export class LogRig implements Committer {
     const blocks = (recordBytes - RECORD_HEADER_BYTES - 8) / 4;
     if (bulkRecordBytes(1, blocks) !== recordBytes) throw new Error(`no bulk record has ${recordBytes} bytes`);
     if (!this.log.hasRoom(recordBytes)) return false;
-    const chunk: BulkChunk = { location: 256 as Location, sums: new Uint32Array(blocks).fill(9), dataOffset: 0 };
+    const sums = new Uint32Array(blocks).fill(9);
+    const chunk: BulkChunk = { location: 256 as Location, sums, data: undefined, dataOffset: 0 };
     const owner = name === undefined ? undefined : this.owner(name);
     this.log.appendBulk(VOLUME, this.#nextOp(), 0, [chunk], owner, false);
     return true;
