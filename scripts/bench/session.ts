@@ -107,6 +107,7 @@ class LoopStream implements Stream, Turns, Clock {
     this.#tasks.push(task);
   }
   cancelAfterMicros(): void {}
+  hurry(): void {}
   nowMs(): number {
     return performance.now();
   }

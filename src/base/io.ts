@@ -58,6 +58,8 @@ export interface Turns {
   afterMicros(task: TurnTask, micros: number): void;
   /** The task that was asked for with `afterMicros`, if it did not run yet, is not run. */
   cancelAfterMicros(): void;
+  /** What was started in this turn goes to the system now, and not only at its end: it costs a system call of its own. */
+  hurry(): void;
 }
 
 /** Cancels a timer; after it has fired or been cancelled, a further call does nothing. */

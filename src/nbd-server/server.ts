@@ -11,6 +11,7 @@ import { nbdConnectionsMax, nbdPayloadPoolBytes, nbdSmallWriteBytes } from '../b
 import type { Logger } from '../base/logger.ts';
 import type { RegionSource } from '../base/memory.ts';
 import type { Stream } from '../base/stream.ts';
+import { BusySessions } from './busy-sessions.ts';
 import type { ExportedVolume, ExportTable } from './exported-volume.ts';
 import type { HandshakePorts } from './handshake.ts';
 import { MetaContextRegistry, type MetaContextSource } from './meta-context.ts';
@@ -85,6 +86,7 @@ export class NbdServer {
       handshake,
       pool: this.#pool,
       smallWrites: this.#smallWrites,
+      busy: new BusySessions(),
       statistics: this.#statistics,
       log: options.log,
       upgrade: tls?.upgrade,

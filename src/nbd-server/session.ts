@@ -15,7 +15,8 @@
  * - closing: the stream is closed; what is under way completes with an error, what is in flight is not answered.
  *
  * The session does its work in turns of the loop: bytes are parsed as they arrive, replies of one turn leave in one send
- * at its end. At most one receive and one send are under way; no receive is posted while the transmission is blocked.
+ * at its end. Or in two: see `readAnswered`. At most one receive and one send are under way; no receive is posted while the
+ * transmission is blocked.
  *
  * A request is not carried out when it has waited here for long and its client has hung up meanwhile: it was not answered,
  * and the client may have sent it again elsewhere, and then something newer.
@@ -26,6 +27,7 @@ import { nbdHandshakeTimeoutMs } from '../base/limits.ts';
 import type { Logger } from '../base/logger.ts';
 import { ReceiveBuffer } from '../base/receive-buffer.ts';
 import type { Stream } from '../base/stream.ts';
+import type { BusySessions } from './busy-sessions.ts';
 import type { ExportTable, SessionHandle } from './exported-volume.ts';
 import { type Agreement, Handshake, type HandshakePorts } from './handshake.ts';
 import type { PayloadPool } from './payload-pool.ts';
@@ -43,6 +45,8 @@ import {
   type TransmissionOwner,
 } from './transmission.ts';
 
+/** Fewer replies are not worth a send of their own. */
+const EARLY_REPLIES_MIN = 2;
 /** How long the client may take to close after we have. */
 const LINGER_MS = 1000;
 /** A client that neither takes its replies nor sends its payload for so long holds memory for nothing. */
@@ -62,6 +66,7 @@ export interface SessionPorts {
   readonly handshake: HandshakePorts;
   readonly pool: PayloadPool;
   readonly smallWrites: SmallWrites;
+  readonly busy: BusySessions;
   readonly statistics: ServerStatistics;
   readonly log: Logger;
   /** Takes the stream over; rejects after having closed it. */
@@ -98,6 +103,10 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
   #draining = false;
   #turnAsked = false;
   #turnMs = -1;
+  /** Reads that were answered in this turn. */
+  #readsAnswered = 0;
+  /** What `busy` has returned. */
+  #busyWindow = 0;
   #cancelTimer: CancelTimer;
   /** Sum of what has moved, and when it last changed: see `checkStall`. */
   #progressSeen = 0;
@@ -154,6 +163,21 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
     this.#askForTurn();
   }
 
+  /**
+   * When half of what was under way has been answered, and nobody else is at work, the replies leave before the turn ends:
+   * else the client has nothing to do until the server has done it all, and then the server and the disk have nothing to do.
+   * Measured with 16 under way: reads from the disk 50 000 a second -> 55 000, from the cache 280 000 -> 330 000. (With four
+   * connections those from the cache would lose a seventh by it.) Not so for writes: what was committed together is to be
+   * committed together again.
+   */
+  readAnswered(): void {
+    this.#askForTurn();
+    this.#readsAnswered++;
+    if (this.#readsAnswered < EARLY_REPLIES_MIN || this.#readsAnswered < this.inFlight) return;
+    if (this.#phase !== 'transmission' || this.#queue.sending || !this.#ports.busy.isOne) return;
+    if (this.#queue.flush(this.#stream)) this.#ports.turns.hurry();
+  }
+
   repliesSent(): void {
     this.#askForTurn();
   }
@@ -161,6 +185,7 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
   #askForTurn(): void {
     if (this.#turnAsked || this.#phase === 'ended') return;
     this.#turnAsked = true;
+    this.#busyWindow = this.#ports.busy.note(this.turnMs(), this.#busyWindow);
     this.#ports.turns.atEndOfTurn(this);
   }
 
@@ -172,6 +197,7 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
     if (this.#phase !== 'closing' && this.#queue.flush(this.#stream) && this.#blocked) this.#consume();
     this.#turnAsked = false;
     this.#turnMs = -1;
+    this.#readsAnswered = 0;
     if (this.#upgradeWanted && this.#queue.idle && !this.#receiving) this.#upgrade();
     if (this.#draining && this.#phase === 'transmission' && this.inFlight === 0) this.#finish();
     if (this.#phase === 'finishing') this.#checkFinished();

@@ -55,6 +55,8 @@ const COMMANDS: readonly VolumeCommand[] = (() => {
 export interface TransmissionOwner {
   /** A request has completed, or the pool has granted a block: look again at the end of the turn. */
   progressed(): void;
+  /** A read has completed, and its reply is laid. */
+  readAnswered(): void;
   /** Milliseconds, the same throughout a turn. */
   turnMs(): number;
 }
@@ -382,8 +384,10 @@ export class Transmission implements SlotOwner, PoolWaiter {
       if (slot.placedAt >= 0) this.#queue.closeSmall();
       loan?.returned();
     }
+    const isRead = slot.command === 'read';
     this.#releaseSlot(slot);
-    this.#owner.progressed();
+    if (isRead) this.#owner.readAnswered();
+    else this.#owner.progressed();
   }
 
   #reply(slot: RequestSlot, errno: number, loan: Loan | undefined): void {

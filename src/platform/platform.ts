@@ -122,6 +122,10 @@ class RingPlatform implements IoPlatform {
     this.#loop.cancelAfterMicros();
   }
 
+  hurry(): void {
+    this.#loop.hurry();
+  }
+
   nowMs(): number {
     return this.#clock.nowMs();
   }

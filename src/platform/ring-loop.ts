@@ -235,6 +235,11 @@ export class RingLoop implements Turns {
     this.#lateTask = undefined;
   }
 
+  hurry(): void {
+    // Outside of a turn it goes with the next one, which is due already.
+    if (this.#running && this.#prepared > 0) this.#push();
+  }
+
   /** Ends when nothing is under way any more: whoever closes the loop has closed (or cancelled) all that uses it. */
   async close(): Promise<void> {
     this.#closing = true;

@@ -12,6 +12,7 @@ interface Timer {
 }
 
 export class MemoryLoop implements Turns, Clock {
+  hurries = 0;
   #nowMs = 1000;
   #completions: (() => void)[] = [];
   #tasks: TurnTask[] = [];
@@ -48,6 +49,11 @@ export class MemoryLoop implements Turns, Clock {
 
   cancelAfterMicros(): void {
     this.#lateTask.cancel();
+  }
+
+  /** All that was started is under way already. */
+  hurry(): void {
+    this.hurries++;
   }
 
   /** Has `completion` called in the next turn. */

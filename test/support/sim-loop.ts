@@ -58,6 +58,9 @@ export class SimLoop implements Turns, Clock {
     this.#lateTask.cancel();
   }
 
+  /** All that was started is under way already. */
+  hurry(): void {}
+
   nowMs(): number {
     return this.#nowMicros / 1000;
   }

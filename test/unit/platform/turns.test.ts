@@ -1,6 +1,7 @@
 /** The loop: the order of things within a turn, fairness towards Node's own loop, and rest when there is nothing to do. */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { type AddressInfo, connect, createServer } from 'node:net';
 import { performance } from 'node:perf_hooks';
@@ -76,6 +77,24 @@ for (const kind of IO_KINDS) {
       t.equal(await io(request => file.read(0, region, 0, BLOCK_BYTES, request)), BLOCK_BYTES);
       await sleep(5);
       running = false;
+    });
+
+    t.test('what is hurried happens before the turn ends', async t => {
+      const { platform, file, region } = await opened('direct');
+      region.bytes.fill(7, 0, BLOCK_BYTES);
+      let seen = 0;
+      const result = await io(request => {
+        platform.atEndOfTurn({
+          runAtEndOfTurn() {
+            file.write(0, region, 0, BLOCK_BYTES, request);
+            platform.hurry();
+            for (const until = performance.now() + 5000; seen !== 7 && performance.now() < until; ) {
+              seen = readFileSync(file.path)[0];
+            }
+          },
+        });
+      });
+      t.same([result, seen], [BLOCK_BYTES, 7]);
     });
 
     t.test('a late task runs when its microseconds are over, and one that was cancelled does not', async t => {
