@@ -126,9 +126,12 @@ constexpr uint64_t Power(size_t power) {
   return static_cast<uint64_t>(rest) << 1;
 }
 
-// Factors that move 16 bytes by so many bits: for their first 8, which are 64 further away, and for their last.
-constexpr long long First(size_t bits) { return static_cast<long long>(Power(bits + 32)); }
-constexpr long long Last(size_t bits) { return static_cast<long long>(Power(bits - 32)); }
+// Two factors that move 16 bytes by so many bits: of their first 8, which are 64 further away, and of their last.
+template <size_t bits>
+struct Move {
+  static constexpr long long kFirst = static_cast<long long>(Power(bits + 32));
+  static constexpr long long kLast = static_cast<long long>(Power(bits - 32));
+};
 
 constexpr size_t kFold = 256;
 
@@ -146,16 +149,17 @@ SLEDGE_FOLD_TARGET uint32_t ByFolding(uint32_t sum, const uint8_t* data, size_t 
   __m512i parts[4];
   for (size_t part = 0; part < 4; part++) parts[part] = _mm512_loadu_si512(data + part * 64);
   parts[0] = _mm512_xor_si512(parts[0], _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(sum))));
-  const __m512i on = _mm512_broadcast_i32x4(_mm_set_epi64x(Last(2048), First(2048)));
+  const __m512i on = _mm512_broadcast_i32x4(_mm_set_epi64x(Move<2048>::kLast, Move<2048>::kFirst));
   for (data += kFold, bytes -= kFold; bytes >= kFold; data += kFold, bytes -= kFold) {
     for (size_t part = 0; part < 4; part++) {
       parts[part] = Fold(parts[part], on, _mm512_loadu_si512(data + part * 64));
     }
   }
-  const __m512i next = _mm512_broadcast_i32x4(_mm_set_epi64x(Last(512), First(512)));
+  const __m512i next = _mm512_broadcast_i32x4(_mm_set_epi64x(Move<512>::kLast, Move<512>::kFirst));
   for (size_t part = 0; part < 3; part++) parts[part + 1] = Fold(parts[part], next, parts[part + 1]);
   // Its first three quarters onto the last, which stays.
-  const __m512i quarters = _mm512_set_epi64(0, 0, Last(128), First(128), Last(256), First(256), Last(384), First(384));
+  const __m512i quarters = _mm512_set_epi64(0, 0, Move<128>::kLast, Move<128>::kFirst, Move<256>::kLast, Move<256>::kFirst,
+                                            Move<384>::kLast, Move<384>::kFirst);
   const __m512i moved = Fold(parts[3], quarters, _mm512_maskz_mov_epi64(0xc0, parts[3]));
   const __m128i left = _mm_xor_si128(
       _mm_xor_si128(_mm512_extracti32x4_epi32(moved, 0), _mm512_extracti32x4_epi32(moved, 1)),

@@ -46,7 +46,8 @@ export interface TurnTask {
 
 /**
  * A turn of the loop: completions are drained, then the tasks asked for meanwhile run in the order of asking, and what
- * was prepared is submitted in one system call. Work of one turn is so gathered: one append, one send a connection.
+ * was prepared is submitted in one system call, or in few (see `hurry`). Work of one turn is so gathered: one append, one
+ * send a connection.
  */
 export interface Turns {
   /** Each task is an object of long life and may be asked for once a turn; asking again before it ran is a bug. */

@@ -2,8 +2,7 @@
  * A column that a volume has: where its slots lie, which of them are in use, and up to where records of the log name them.
  *
  * Two bitmaps: `indexed`, the slots that the index refers to, which is what a transaction stores; and what is in use: those
- * and besides the slots that only log, overlay or a write under way refer to, plus the retired ones. Of a column of which
- * records behind the log's cut name slots, the ends of those records are kept, 8 bytes a slot.
+ * and besides the slots that only log, overlay or a write under way refer to, plus the retired ones.
  */
 import { assert } from '../base/assert.ts';
 import { clearBit, setBit, testBit } from '../base/bits.ts';
@@ -27,8 +26,8 @@ export class Column {
   #usedCount = 0;
   /** Where the search for a free slot goes on. */
   #cursor = 0;
-  /** Of each slot the end of the newest record that names it. */
-  #named: Float64Array | undefined;
+  /** Of slots that are named the end of the newest record that does; slots are small numbers, which a Map finds at once. */
+  #named: Map<number, LogPosition> | undefined;
   /** The largest of them. */
   #namedEnd = 0 as LogPosition;
 
@@ -63,6 +62,7 @@ export class Column {
   }
 
   use(slot: number): void {
+    assert(!this.isUsed(slot), 'a slot is used once');
     setBit(this.#used, slot);
     this.#usedCount++;
   }
@@ -74,10 +74,11 @@ export class Column {
     this.#cursor = Math.min(this.#cursor, slot);
   }
 
-  /** A slot that is not in use, −1 if there is none; the next call gives another one. */
-  findFree(): number {
+  /** Uses a slot that was free; −1 if there is none. */
+  take(): number {
     for (let slot = this.#cursor; slot < this.slotCount; slot++) {
       if (this.isUsed(slot)) continue;
+      this.use(slot);
       this.#cursor = slot + 1;
       return slot;
     }
@@ -87,17 +88,19 @@ export class Column {
 
   /** A record that ends at `end`, and behind all before it, names the slot. */
   name(slot: number, end: LogPosition): void {
-    this.#named ??= new Float64Array(this.slotCount);
-    this.#named[slot] = end;
+    assert(end >= this.#namedEnd, 'records come in their order');
+    this.#named ??= new Map();
+    this.#named.set(slot, end);
     this.#namedEnd = end;
   }
 
-  /** Where the newest record that names the slot ends; 0 where none does, or none that was not forgotten. */
-  namedUntil(slot: number): LogPosition {
-    return (this.#named === undefined ? 0 : this.#named[slot]) as LogPosition;
+  /** Where the newest record that names the slot and ends behind the cut does; 0 where there is none. */
+  namedUntil(slot: number, cut: LogPosition): LogPosition {
+    const end = this.#named?.get(slot);
+    return end !== undefined && end > cut ? end : (0 as LogPosition);
   }
 
-  /** Forgets the names if all are from before the cut; whether there are none. */
+  /** Forgets the names if no record behind the cut has made one; whether that is so. */
   forgetNames(cut: LogPosition): boolean {
     if (this.#namedEnd > cut) return false;
     this.#named = undefined;

@@ -60,7 +60,7 @@ interface Pinned {
   comesFree: (() => void) | undefined;
 }
 
-/** Chunks that records which end at one place name. */
+/** How many names a record has: for their count, which goes down with the cut. */
 interface Names {
   readonly end: LogPosition;
   count: number;
@@ -74,11 +74,13 @@ export class SlotAllocator {
   #retiredBytes = 0;
   /** Slots whose space is being given back to the device. */
   #discardingCount = 0;
-  /** What bulk records behind the cut name, oldest first, and the columns in which it is. */
+  /** Of the bulk records behind the cut, oldest first. */
   readonly #names = new RingQueue<Names>();
   #newestNames: Names | undefined;
   #namedCount = 0;
+  /** Columns with names, in the order of the newest name of each. */
   readonly #namedColumns = new Set<Column>();
+  #newestNamed: Column | undefined;
   #cut = 0 as LogPosition;
   readonly #changed = new Set<Column>();
   /** Given back since the last transaction. */
@@ -182,9 +184,8 @@ export class SlotAllocator {
   allocate(volume: VolumeNumber, chunkBytes: number): Location | undefined {
     const space = this.#spaceOf(volume, chunkBytes);
     for (let column = space.open.at(-1); column !== undefined; column = space.open.at(-1)) {
-      const slot = isUsable(column.device) ? column.findFree() : -1;
+      const slot = isUsable(column.device) ? column.take() : -1;
       if (slot >= 0) {
-        column.use(slot);
         space.usedSlots++;
         return column.locationOf(slot);
       }
@@ -238,7 +239,11 @@ export class SlotAllocator {
   name(location: Location, end: LogPosition): void {
     const column = this.#columnOf(location);
     column.name(column.slotOf(location), end);
-    this.#namedColumns.add(column);
+    if (column !== this.#newestNamed) {
+      this.#newestNamed = column;
+      this.#namedColumns.delete(column);
+      this.#namedColumns.add(column);
+    }
     this.#namedCount++;
     if (this.#newestNames?.end === end) {
       this.#newestNames.count++;
@@ -251,8 +256,7 @@ export class SlotAllocator {
   /** How far the cut has to be before no record names the slot; 0 where none does. */
   namedUntil(location: Location): LogPosition {
     const column = this.#columnOf(location);
-    const end = column.namedUntil(column.slotOf(location));
-    return end > this.#cut ? end : (0 as LogPosition);
+    return column.namedUntil(column.slotOf(location), this.#cut);
   }
 
   /** Recovery: a log record names this slot, so it is in use whatever the index says. Counted once. */
@@ -346,7 +350,11 @@ export class SlotAllocator {
       this.#namedCount -= this.#names.shift().count;
     }
     if (this.#names.length === 0) this.#newestNames = undefined;
-    for (const column of this.#namedColumns) if (column.forgetNames(cut)) this.#namedColumns.delete(column);
+    for (const column of this.#namedColumns) {
+      if (!column.forgetNames(cut)) break;
+      this.#namedColumns.delete(column);
+      if (column === this.#newestNamed) this.#newestNamed = undefined;
+    }
     for (let next = this.#retired.peek(); next !== undefined && next.until <= cut; next = this.#retired.peek()) {
       this.#retired.shift();
       this.#retiredBytes -= this.#columnOf(next.location).chunkBytes;

@@ -52,7 +52,7 @@ export interface VolumeRequest {
    * read: sets `region` and `regionOffset` to room for `lengthBytes`. For reads above `nbdInlineBytesMax` the room is
    * 4096-aligned, the request's own, and may be asked for at any time before completion, so that a device can read
    * straight into it. For smaller ones it is a piece of the connection's reply buffer: ask for it, fill it, and complete
-   * the request without returning to the loop in between; a failed request never asks.
+   * the request before any other is placed or completed; a failed request never asks.
    */
   place(): void;
   /** read, when `holesWanted`: `lengthBytes` from `offset` (both within the request) are zeroes. Ascending. */

@@ -7,7 +7,7 @@
  *  filling:  [small small small][block][small][header][lent][lent] …   laid during this turn, and while the other is sent
  *  sending:  [small small][block] …                                    one send after another, each of several segments
  * ```
- * At the end of a turn the two swap places if nothing is being sent. Invariants:
+ * At the end of a turn, or when its owner is in a hurry, the two swap places if nothing is being sent. Invariants:
  * - `used + reserved` never exceeds the buffer: every admitted request has reserved the most that its reply may take, so
  *   that laying a reply can not fail.
  * - A block is released, and a loan returned, when its last byte was handed on, or by `discard`.
@@ -157,6 +157,7 @@ export class ReplyQueue implements IoRequest {
 
   /** A small read begins to lay its data: the buffers may not swap until it ends. */
   openSmall(): void {
+    assert(this.#open === 0, 'one read is placed at a time');
     this.#open += 1;
   }
 
@@ -189,7 +190,7 @@ export class ReplyQueue implements IoRequest {
 
   /** Begins to send what is laid. Returns whether the buffers swapped, so that there is room again. */
   flush(stream: Stream): boolean {
-    assert(this.#open === 0, 'a placed read is completed in the same turn');
+    assert(this.#open === 0, 'a placed read is completed before anything else');
     if (this.#busy) return false;
     this.#filling.closeSegment();
     if (this.#filling.count === 0) return false;

@@ -164,17 +164,23 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
   }
 
   /**
-   * When half of what was under way has been answered, and nobody else is at work, the replies leave before the turn ends:
-   * else the client has nothing to do until the server has done it all, and then the server and the disk have nothing to do.
-   * Measured with 16 under way: reads from the disk 50 000 a second -> 55 000, from the cache 280 000 -> 330 000. (With four
-   * connections those from the cache would lose a seventh by it.) Not so for writes: what was committed together is to be
-   * committed together again.
+   * When at least as many reads have been answered as requests are under way, and there is more to do, the replies leave
+   * before the turn ends, if nobody else is at work: else the client has nothing to do until the server has done it all, and
+   * then the server and the disk have nothing to do. Reads from the cache are answered as they are taken, so that the first
+   * two leave, and the others behind them. Measured at depth 16: reads from the disk 45 000 a second -> 51 000, from the cache
+   * 280 000 -> 340 000. (With four connections those from the cache would lose a seventh by it.)
+   *
+   * Not so for writes: what was committed together is to be committed together again. Nor under TLS, where each send is
+   * enciphered by itself, and none leaves at once.
    */
   readAnswered(): void {
     this.#askForTurn();
     this.#readsAnswered++;
-    if (this.#readsAnswered < EARLY_REPLIES_MIN || this.#readsAnswered < this.inFlight) return;
-    if (this.#phase !== 'transmission' || this.#queue.sending || !this.#ports.busy.isOne) return;
+    const left = this.inFlight;
+    if (this.#readsAnswered < EARLY_REPLIES_MIN || this.#readsAnswered < left) return;
+    if (left === 0 && this.#input.available === 0) return;
+    if (this.#phase !== 'transmission' || this.#queue.sending || this.#stream.encrypted) return;
+    if (!this.#ports.busy.isOne) return;
     if (this.#queue.flush(this.#stream)) this.#ports.turns.hurry();
   }
 

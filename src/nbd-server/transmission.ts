@@ -55,7 +55,7 @@ const COMMANDS: readonly VolumeCommand[] = (() => {
 export interface TransmissionOwner {
   /** A request has completed, or the pool has granted a block: look again at the end of the turn. */
   progressed(): void;
-  /** A read has completed, and its reply is laid. */
+  /** A read has completed; its reply is laid unless the connection is gone. */
   readAnswered(): void;
   /** Milliseconds, the same throughout a turn. */
   turnMs(): number;

@@ -8,6 +8,7 @@
  * kernel lets it, with a poll of Node's own epoll under way; else in Node's epoll, until the ring's eventfd wakes it.
  *
  * Reads and writes of files do not wait for the end of the turn: some at a time are pushed, and the disk works meanwhile.
+ * So is what somebody hurries.
  * Else disk and server take turns with a client that sends as many requests at once as it gets replies at once: measured,
  * 4 KiB reads at depth 4 22 000 a second instead of 28 000, at depth 16 42 000 instead of 49 000.
  *

@@ -1,4 +1,5 @@
 /** CRC32C of the addon: golden values of RFC 3720, and the slow twin as an oracle. */
+import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { crc32c, crc32cBlocks } from '../../src/base/crc32c.ts';
 import { BLOCK_BYTES } from '../../src/base/units.ts';
@@ -29,6 +30,16 @@ for (const [name, sum] of Object.entries(WAYS)) {
   });
 }
 
+t.test('the processor’s ways to sum are there', async t => {
+  const flags =
+    readFileSync('/proc/cpuinfo', 'utf8')
+      .match(/^flags.*$/m)?.[0]
+      .split(/\s+/) ?? [];
+  const has = (...names: string[]) => names.every(name => flags.includes(name));
+  t.equal('stripes' in addon.checksumWays, has('sse4_2'));
+  t.equal('fold' in addon.checksumWays, has('sse4_2', 'pclmulqdq', 'avx512f', 'avx512vl', 'vpclmulqdq'));
+});
+
 t.test('all ways to sum agree, at any offset, in one piece or in several', async t => {
   const seed = testSeed();
   t.comment(`seed ${seed}`);
@@ -42,6 +53,8 @@ t.test('all ways to sum agree, at any offset, in one piece or in several', async
       const first = sum(bytes, offset, cut, 0);
       const joined = sum(bytes, offset + cut, length - cut, first);
       t.equal(sum(bytes, offset, length, 0), expected, `${length} bytes, ${name} (seed ${seed})`);
+      // With nothing behind them that could be read by mistake.
+      t.equal(sum(bytes.slice(offset, offset + length), 0, length, 0), expected, `${length} bytes alone, ${name}`);
       t.equal(joined, expected, `${length} bytes cut at ${cut}, ${name} (seed ${seed})`);
     }
   }

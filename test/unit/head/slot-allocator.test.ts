@@ -180,6 +180,29 @@ t.test('it is known up to where records name a slot', t => {
   t.end();
 });
 
+t.test('names in several columns are forgotten with the cut, and a column that is taken again has none', t => {
+  const slots = allocatorOf(deviceOf(0, 2));
+  const taken = Array.from({ length: 8 }, () => slots.allocate(V1, 4 * MIB)!);
+  const [a, b] = [taken[0], taken[4]];
+  t.equal(slots.freeColumns, 0, 'they are of both');
+  slots.name(a, at(100));
+  slots.name(b, at(200));
+  slots.name(a, at(300));
+  slots.cutPassed(at(200));
+  t.same([slots.namedUntil(a), slots.namedUntil(b), slots.namedCount], [300, 0, 1]);
+  slots.name(b, at(400));
+  slots.cutPassed(at(300));
+  t.same([slots.namedUntil(a), slots.namedUntil(b), slots.namedCount], [0, 400, 1]);
+  for (const location of taken.slice(4)) slots.retire(location, slots.namedUntil(location), false);
+  t.equal(slots.freeColumns, 0);
+  slots.cutPassed(at(400));
+  t.equal(slots.freeColumns, 1);
+  const again = Array.from({ length: 4 }, () => slots.allocate(V1, 4 * MIB)!);
+  t.ok(again.includes(b));
+  t.equal(slots.namedUntil(b), 0);
+  t.end();
+});
+
 t.test('a dropped slot is free only when its space has been given back', t => {
   const slots = allocatorOf(deviceOf(0, 1));
   const discards: [Location, number][] = [];
