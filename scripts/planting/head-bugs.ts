@@ -174,6 +174,13 @@ export const HEAD_BUGS: readonly PlantedBug[] = [
     replacement: 'if (until >= 0) {',
   },
   {
+    name: 'names-forgotten',
+    breaks: 'A slot that has left the overlay for the index is free although records behind the cut name it.',
+    file: 'src/head/column.ts',
+    find: 'return end !== undefined && end > cut ? end : (0 as LogPosition);',
+    replacement: 'return (end !== undefined && end < 0 ? cut : 0) as LogPosition;',
+  },
+  {
     name: 'slot-free-before-discard',
     breaks: 'A dropped slot is free before its discard has ended, which takes new data along.',
     file: 'src/head/discarded-space.ts',
