@@ -159,7 +159,7 @@ export const destagePatienceMs = 500;
 export const destageLooksMax = 4;
 /** Volumes with something on a device that is aside have this part of log and overlay together. */
 export const asideShare = 1 / 8;
-/** Chunks that bulk records behind the cut name: 50 to 250 bytes each, more where they are scattered over the columns. */
+/** Chunks that bulk records behind the cut name: 50 bytes each, up to 250 where they are scattered over the columns. */
 export const namedChunksMax = 256 * 1024;
 
 // --- scrub ------------------------------------------------------------------------------------------------------------

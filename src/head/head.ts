@@ -340,13 +340,13 @@ export class Head implements Committer, RequestHandler {
     const { overlay, cache } = this;
     assert(op.chunks !== undefined, 'a bulk operation has its chunks');
     if (!this.#replaying) overlay.release(op.chunks.length);
+    this.slots.name(op.chunks, op.end);
     const blocks = volume.blocksPerChunk;
     this.versions.committed(volume.number, (op.first * blocks) as BlockNumber, op.count * blocks);
     for (let i = 0; i < op.chunks.length; i++) {
       const chunk = (op.first + i) as number as ChunkNumber;
       const { location, sums, data, dataOffset } = op.chunks[i];
       this.#letGo(volume, chunk, op.end, false);
-      this.slots.name(location, op.end);
       overlay.setChunk(volume.number, chunk, { op: op.op, location, sums });
       if (data === undefined) {
         cache.invalidate(volume.number, chunk * blocks, blocks);

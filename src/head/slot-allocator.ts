@@ -60,10 +60,10 @@ interface Pinned {
   comesFree: (() => void) | undefined;
 }
 
-/** How many names a record has: for their count, which goes down with the cut. */
+/** How many slots a record names: for their count, which goes down with the cut. */
 interface Names {
   readonly end: LogPosition;
-  count: number;
+  readonly count: number;
 }
 
 export class SlotAllocator {
@@ -76,7 +76,6 @@ export class SlotAllocator {
   #discardingCount = 0;
   /** Of the bulk records behind the cut, oldest first. */
   readonly #names = new RingQueue<Names>();
-  #newestNames: Names | undefined;
   #namedCount = 0;
   /** Columns with names, in the order of the newest name of each. */
   readonly #namedColumns = new Set<Column>();
@@ -235,22 +234,18 @@ export class SlotAllocator {
     return this.#namedCount;
   }
 
-  /** A record that ends at `end`, and behind all before it, names the slot: until the cut is there, recovery may ask for it. */
-  name(location: Location, end: LogPosition): void {
-    const column = this.#columnOf(location);
-    column.name(column.slotOf(location), end);
-    if (column !== this.#newestNamed) {
+  /** A record that ends at `end`, and behind all before it, names slots: until the cut is there, recovery may ask for them. */
+  name(slots: readonly { readonly location: Location }[], end: LogPosition): void {
+    for (const { location } of slots) {
+      const column = this.#columnOf(location);
+      column.name(column.slotOf(location), end);
+      if (column === this.#newestNamed) continue;
       this.#newestNamed = column;
       this.#namedColumns.delete(column);
       this.#namedColumns.add(column);
     }
-    this.#namedCount++;
-    if (this.#newestNames?.end === end) {
-      this.#newestNames.count++;
-    } else {
-      this.#newestNames = { end, count: 1 };
-      this.#names.push(this.#newestNames);
-    }
+    this.#namedCount += slots.length;
+    this.#names.push({ end, count: slots.length });
   }
 
   /** How far the cut has to be before no record names the slot; 0 where none does. */
@@ -349,7 +344,6 @@ export class SlotAllocator {
     for (let names = this.#names.peek(); names !== undefined && names.end <= cut; names = this.#names.peek()) {
       this.#namedCount -= this.#names.shift().count;
     }
-    if (this.#names.length === 0) this.#newestNames = undefined;
     for (const column of this.#namedColumns) {
       if (!column.forgetNames(cut)) break;
       this.#namedColumns.delete(column);
