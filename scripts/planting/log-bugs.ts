@@ -72,6 +72,13 @@ export const LOG_BUGS: readonly PlantedBug[] = [
     replacement: 'owner.completed(0);',
   },
   {
+    name: 'fua-client-answered-at-once',
+    breaks: 'Clients whose small writes want to be durable are answered with those that do not.',
+    file: LOG,
+    find: 'hurryReply !== undefined && (!op.durableWanted || op.end <= this.#commits.durable);',
+    replacement: 'hurryReply !== undefined;',
+  },
+  {
     name: 'log-write-error-ignored',
     breaks: 'A write of the log that fails counts as one that has worked.',
     file: LOG,

@@ -30,6 +30,7 @@ export interface SlotOwner {
   placeSmall(slot: RequestSlot): void;
   /** With `loan`, a large read's data lies there. */
   slotCompleted(slot: RequestSlot, errno: number, loan?: Loan): void;
+  hurryReplies(): void;
 }
 
 export class RequestSlot implements VolumeRequest {
@@ -162,6 +163,10 @@ export class RequestSlot implements VolumeRequest {
   completed(errno: number): void {
     assert(this.inUse, 'a request completes once');
     this.#owner.slotCompleted(this, errno);
+  }
+
+  hurryReply(): void {
+    this.#owner.hurryReplies();
   }
 
   completedFrom(loan: Loan): void {

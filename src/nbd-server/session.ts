@@ -184,6 +184,11 @@ export class Session implements SessionHandle, TurnTask, IoRequest, ReplyQueueOw
     if (this.#queue.flush(this.#stream)) this.#ports.turns.hurry();
   }
 
+  /** Whoever calls it hurries the turn afterwards. */
+  hurryReplies(): void {
+    if (this.#phase === 'transmission') this.#queue.flush(this.#stream);
+  }
+
   repliesSent(): void {
     this.#askForTurn();
   }

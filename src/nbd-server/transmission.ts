@@ -55,6 +55,8 @@ const COMMANDS: readonly VolumeCommand[] = (() => {
 export interface TransmissionOwner {
   /** A request has completed, or the pool has granted a block: look again at the end of the turn. */
   progressed(): void;
+  /** What has been laid need not wait for the end of the turn. */
+  hurryReplies(): void;
   /** A read has completed; its reply is laid unless the connection is gone. */
   readAnswered(): void;
   /** Milliseconds, the same throughout a turn. */
@@ -388,6 +390,10 @@ export class Transmission implements SlotOwner, PoolWaiter {
     this.#releaseSlot(slot);
     if (isRead) this.#owner.readAnswered();
     else this.#owner.progressed();
+  }
+
+  hurryReplies(): void {
+    this.#owner.hurryReplies();
   }
 
   #reply(slot: RequestSlot, errno: number, loan: Loan | undefined): void {

@@ -9,6 +9,11 @@ import { RecordKind } from './record.ts';
 /** Who asked for an operation: told once, with 0 or a positive errno. */
 export interface OpOwner {
   completed(errno: number): void;
+  /**
+   * Where it is there, the owner is a client: `completed` lays its reply, and starts nothing. It is then called just before the
+   * operation takes effect, and this afterwards, so that the reply leaves.
+   */
+  hurryReply?(): void;
 }
 
 /** A chunk as a bulk record names it. */

@@ -262,6 +262,11 @@ class ClientRequest implements VolumeRequest {
     this.completed(0);
   }
 
+  hurryReply(): void {
+    if (!this.#completed || this.command !== 'write')
+      this.#client.problem(`there is no reply to ${this.command} to hurry`);
+  }
+
   completed(errno: number): void {
     const client = this.#client;
     const { oracle } = client;
@@ -349,6 +354,7 @@ export function readAll(volume: Volume, onErrors: 'stop' | 'go on' = 'stop'): Pr
       place: () => {},
       addHole: () => {},
       addExtent: () => {},
+      hurryReply: () => {},
       completedFrom: loan => {
         region.bytes.set(lentBytes(loan));
         loan.returned();

@@ -75,6 +75,7 @@ export class TestRequest implements VolumeRequest {
   /** Undefined until it is completed. */
   errno: number | undefined;
   placed = 0;
+  hurries = 0;
   keepsLoan = false;
   loan: Loan | undefined;
   readonly #done: (request: TestRequest) => void;
@@ -117,6 +118,10 @@ export class TestRequest implements VolumeRequest {
     if (this.keepsLoan) this.loan = loan;
     else loan.returned();
     this.completed(0);
+  }
+
+  hurryReply(): void {
+    this.hurries++;
   }
 
   completed(errno: number): void {

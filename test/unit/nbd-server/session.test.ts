@@ -456,6 +456,48 @@ t.test('MEM-6: half of the reads leave before the turn ends, for the client to g
   t.same(harness.leaks(), []);
 });
 
+t.test('MEM-6: writes that were committed together leave at once, in one send', async t => {
+  for (const encrypted of [false, true]) {
+    const harness = new Harness();
+    const client = harness.connect(encrypted);
+    client.handshake();
+    harness.volume.deferred = true;
+    for (let index = 0; index < 8; index += 1) {
+      client.request(nbd.CMD_WRITE, index * 4096, 4096, { payload: pattern(4096, index) });
+    }
+    harness.loop.run();
+    const before = client.stream.sendCount;
+    const requests = [...harness.volume.waiting];
+    harness.loop.post(() => {
+      harness.volume.completeAll();
+      t.equal(client.stream.sendCount, before);
+      for (const request of requests) request.hurryReply();
+      t.equal(client.stream.sendCount - before, 1);
+    });
+    t.equal(client.replies().length, 8);
+    t.equal(client.stream.sendCount - before, 1);
+    client.leave();
+    t.same(harness.leaks(), []);
+  }
+});
+
+t.test('MEM-6: a reply is not hurried where there is no transmission any more', async t => {
+  const harness = new Harness();
+  const client = harness.enter();
+  harness.volume.deferred = true;
+  client.request(nbd.CMD_WRITE, 0, 4096, { payload: pattern(4096) });
+  harness.loop.run();
+  const [request] = harness.volume.waiting;
+  const before = client.stream.sendCount;
+  client.stream.reset();
+  harness.loop.run();
+  harness.volume.completeAll();
+  request.hurryReply();
+  harness.loop.run();
+  t.equal(client.stream.sendCount, before);
+  t.same(harness.leaks(), []);
+});
+
 t.test('MEM-4, MEM-6: under TLS replies to reads leave in one send, too', async t => {
   const harness = new Harness();
   const client = harness.connect(true);

@@ -48,6 +48,18 @@ t.test('a batch in which all want to be durable takes one durable write and no s
   );
 });
 
+t.test('clients of a durable write are answered when it has ended, before their operations take effect', async t => {
+  const rig = await startedRig(['writeDurable']);
+  for (const name of ['client a', 'client b']) rig.write(1, 1, name, true);
+  await rig.settle();
+  t.same(rig.take(), []);
+  holding(rig).held[0].finish();
+  await rig.settle();
+  const answers = ['client a 0', 'client b 0', 'client a leaves', 'client b leaves'];
+  t.same(rig.take(), [...answers, 'commit 1', 'commit 2', 'batch']);
+  t.equal(rig.loop.hurries, 1);
+});
+
 t.test('what comes while a durable write is under way gathers, whatever it wants, and follows as one', async t => {
   const rig = await startedRig(['writeDurable']);
   rig.write(1, 1, 'a', true);

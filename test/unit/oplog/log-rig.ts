@@ -108,8 +108,11 @@ export class LogRig implements Committer {
     this.events.push(`failed ${errno}`);
   }
 
+  /** A client's if the name begins so. */
   owner(name: string): OpOwner {
-    return { completed: errno => void this.events.push(`${name} ${errno}`) };
+    const owner = { completed: (errno: number) => void this.events.push(`${name} ${errno}`) };
+    if (!name.startsWith('client')) return owner;
+    return { ...owner, hurryReply: () => void this.events.push(`${name} leaves`) };
   }
 
   /** Turns of the loop, and what promises have to do in between, until all is quiet. */

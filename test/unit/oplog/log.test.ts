@@ -51,6 +51,20 @@ t.test('operations of one turn become one write, and are committed in order befo
   t.equal(rig.log.durable, 0, 'nobody has asked for durability');
 });
 
+t.test('clients are answered before their operations take effect, unless they wait for a sync', async t => {
+  const rig = new LogRig({ segmentBytes: 64 * KIB });
+  await rig.settle();
+  rig.write(1, 1, 'client a');
+  rig.write(1, 1, 'client b', true);
+  rig.write(1, 1, 'inner');
+  rig.write(1, 1, 'client c');
+  await rig.settle();
+  const answers = ['client a 0', 'client c 0', 'client a leaves', 'client c leaves'];
+  const effects = ['commit 1', 'commit 2', 'commit 3', 'inner 0', 'commit 4', 'batch'];
+  t.same(rig.take(), [...answers, ...effects, 'client b 0']);
+  t.equal(rig.loop.hurries, 1);
+});
+
 t.test('what was written can be read back while it is in the log', async t => {
   const rig = new LogRig({ segmentBytes: 64 * KIB });
   await rig.settle();
