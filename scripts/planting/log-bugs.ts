@@ -124,8 +124,8 @@ export const LOG_BUGS: readonly PlantedBug[] = [
     name: 'record-claims-durable',
     breaks: 'Records say that all that was committed before them is durable, synced or not.',
     file: LOG,
-    find: 'header.durable = this.#commits.durable;',
-    replacement: 'header.durable = this.#committedEnd;',
+    find: 'this.#statedDurable = this.#commits.durable;',
+    replacement: 'this.#statedDurable = this.#committedEnd;',
   },
   {
     name: 'record-position-unchecked',

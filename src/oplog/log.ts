@@ -24,14 +24,13 @@
  * Cost of a 4 KiB write: 4176 bytes of log; copy and checksum 0.4 µs, its share of one pwrite of the turn 1.5 µs.
  */
 import { assert } from '../base/assert.ts';
-import { takeSums } from '../base/checksum.ts';
 import { EIO } from '../base/errno.ts';
 import type { BlockFile, IoRequest, TurnTask } from '../base/io.ts';
 import { logBatchBytes, logBatchCount } from '../base/limits.ts';
 import type { Region } from '../base/memory.ts';
 import { RingQueue } from '../base/ring-queue.ts';
-import type { BlockNumber, Epoch, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
-import { BLOCK_BYTES, roundUp } from '../base/units.ts';
+import type { BlockNumber, LogPosition, OpNumber, VolumeNumber } from '../base/units.ts';
+import { roundUp } from '../base/units.ts';
 import { Batch, LOG_PAGE_BYTES } from './batch.ts';
 import { Company } from './company.ts';
 import { FlushHabit } from './flush-habit.ts';
@@ -41,17 +40,8 @@ import type { Committer, OpLogOptions, OpLogPorts, OpLogState } from './log-port
 import type { BulkChunk, LoggedOp, OpOwner } from './logged-op.ts';
 import type { MarkedLog } from './mark-timer.ts';
 import { MarkTimer } from './mark-timer.ts';
-import type { RecordHeader } from './record.ts';
-import {
-  bulkRecordBytes,
-  emptyHeader,
-  putBulkDescriptor,
-  RECORD_HEADER_BYTES,
-  RecordKind,
-  sealRecord,
-  writeDataOffset,
-  writeRecordBytes,
-} from './record.ts';
+import { bulkRecordBytes, RECORD_HEADER_BYTES, RecordKind, writeRecordBytes } from './record.ts';
+import { RecordWriter } from './record-writer.ts';
 import { SegmentSet } from './segment-set.ts';
 import { WriteBack } from './write-back.ts';
 
@@ -60,7 +50,6 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
   readonly limitBytes: number;
   readonly #ports: OpLogPorts;
   readonly #committer: Committer;
-  readonly #epoch: Epoch;
   /** Where this process began to append. */
   readonly beginning: LogPosition;
   readonly #batches: Batch[] = [];
@@ -69,7 +58,7 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
   readonly #segments: SegmentSet;
   readonly #commits: GroupCommit;
   readonly #writeBack = new WriteBack(errno => this.#fail(errno));
-  readonly #header: RecordHeader = emptyHeader();
+  readonly #records: RecordWriter;
   /** What the last page holds, as far as `#end`. */
   readonly #tail = new Uint8Array(LOG_PAGE_BYTES);
   #filling: Batch | undefined;
@@ -102,7 +91,7 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
     this.#committer = committer;
     this.segmentBytes = options.segmentBytes;
     this.limitBytes = options.limitBytes;
-    this.#epoch = state.epoch;
+    this.#records = new RecordWriter(ports.checksums, state.epoch);
     this.beginning = state.end;
     this.#cut = state.cut;
     this.#end = state.end;
@@ -199,18 +188,9 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
     durableWanted: boolean,
   ): void {
     const recordBytes = writeRecordBytes(count);
-    const offset = this.#append(RecordKind.write, recordBytes, volume, op, first, count, owner, durableWanted);
     const batch = this.#filling!;
-    const logged = batch.ops[batch.opCount - 1];
-    const dataOffset = offset + writeDataOffset(count);
-    const bytes = count * BLOCK_BYTES;
-    batch.bytes.set(source.subarray(sourceOffset, sourceOffset + bytes), dataOffset);
-    const sumsIndex = (offset + RECORD_HEADER_BYTES) >>> 2;
-    takeSums(this.#ports.checksums, batch.bytes, dataOffset, count, batch.sums, sumsIndex);
-    batch.sums.fill(0, sumsIndex + count, dataOffset >>> 2);
-    logged.dataOffset = dataOffset;
-    logged.sumsIndex = sumsIndex;
-    this.#seal(batch, offset);
+    const logged = this.#append(RecordKind.write, recordBytes, volume, op, first, count, owner, durableWanted);
+    this.#records.write(batch, logged, this.#statedDurable, source, sourceOffset);
   }
 
   /** Appends the record of whole chunks from `first` on, whose data already lies at their locations. */
@@ -224,15 +204,11 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
   ): void {
     const recordBytes = bulkRecordBytes(chunks.length, chunks[0].sums.length);
     const first = firstChunk as BlockNumber;
-    const offset = this.#append(RecordKind.bulk, recordBytes, volume, op, first, chunks.length, owner, durableWanted);
     const batch = this.#filling!;
+    const logged = this.#append(RecordKind.bulk, recordBytes, volume, op, first, chunks.length, owner, durableWanted);
     batch.bulkCount++;
-    batch.ops[batch.opCount - 1].chunks = chunks;
-    batch.bytes.fill(0, offset + recordBytes - 16, offset + recordBytes);
-    for (let i = 0; i < chunks.length; i++) {
-      putBulkDescriptor(batch.region.view, offset, i, chunks[i].location, chunks[i].sums);
-    }
-    this.#seal(batch, offset);
+    logged.chunks = chunks;
+    this.#records.bulk(batch, logged, this.#statedDurable, chunks);
   }
 
   /** Appends an operation that is its header alone: zero, trim, resize. */
@@ -245,8 +221,9 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
     owner: OpOwner | undefined,
     durableWanted: boolean,
   ): void {
-    const offset = this.#append(kind, RECORD_HEADER_BYTES, volume, op, first, count, owner, durableWanted);
-    this.#seal(this.#filling!, offset);
+    const batch = this.#filling!;
+    const logged = this.#append(kind, RECORD_HEADER_BYTES, volume, op, first, count, owner, durableWanted);
+    this.#records.bare(batch, logged, this.#statedDurable);
   }
 
   /** Tells `owner` when everything below `position`, which is committed, is durable; at once if it is already. */
@@ -466,8 +443,7 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
         if (!this.#openBatch()) return false;
       }
       const none = 0 as VolumeNumber;
-      const offset = this.#append(RecordKind.end, RECORD_HEADER_BYTES, none, 0 as OpNumber, 0 as BlockNumber, 0);
-      this.#seal(this.#filling!, offset);
+      this.appendRange(RecordKind.end, none, 0 as OpNumber, 0 as BlockNumber, 0, undefined, false);
       const { ops, opCount } = this.#filling!;
       this.#appendedEnd = (this.#end - RECORD_HEADER_BYTES + remaining) as LogPosition;
       ops[opCount - 1].end = this.#appendedEnd;
@@ -490,24 +466,13 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
     op: OpNumber,
     first: BlockNumber,
     count: number,
-    owner?: OpOwner,
-    durableWanted = false,
-  ): number {
+    owner: OpOwner | undefined,
+    durableWanted: boolean,
+  ): LoggedOp {
     const batch = this.#filling;
     assert(batch !== undefined && batch.usedBytes + recordBytes <= logBatchBytes, 'room was made for the record');
-    const offset = batch.usedBytes;
     batch.usedBytes += recordBytes;
-    const header = this.#header;
-    header.kind = kind;
-    header.recordBytes = recordBytes;
-    header.position = this.#end;
-    header.epoch = this.#epoch;
-    header.volume = volume;
-    header.op = op;
-    header.durable = this.#commits.durable;
-    this.#statedDurable = header.durable;
-    header.first = first;
-    header.count = count;
+    this.#statedDurable = this.#commits.durable;
     const logged = batch.nextOp();
     logged.kind = kind;
     logged.volume = volume;
@@ -522,11 +487,7 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
     logged.durableWanted = durableWanted;
     if (durableWanted || kind === RecordKind.end) batch.durableCount++;
     this.#askForTurn();
-    return offset;
-  }
-
-  #seal(batch: Batch, offset: number): void {
-    sealRecord(batch.region.view, batch.bytes, offset, this.#header, this.#ports.checksums);
+    return logged;
   }
 
   #askForTurn(): void {
