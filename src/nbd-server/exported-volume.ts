@@ -7,7 +7,7 @@
  * **the payload of a write of at most `nbdInlineBytesMax` bytes is the volume's only until `submit` returns.**
  *
  * Requests may overlap in any way and complete in any order. What a completed write wrote is seen by every read that is
- * submitted after its completion, on whichever connection; from inside of `completed` nothing is submitted.
+ * submitted after its completion, on whichever connection; from inside of `completed` of a write nothing is submitted.
  */
 import type { MemoryPiece, Region } from '../base/memory.ts';
 
@@ -61,7 +61,10 @@ export interface VolumeRequest {
   addExtent(lengthBytes: number, flags: number): void;
   /** Ends the request: 0, or a positive Linux errno (EIO, ENOSPC, EPERM, EOPNOTSUPP, ESHUTDOWN). */
   completed(errno: number): void;
-  /** write, after `completed`: the volume goes on with work that the client need not wait for, the reply leaves now. */
+  /**
+   * write: may follow `completed`, from inside of the same call from the loop. The volume goes on with work that the client need
+   * not wait for, and the reply goes to the system with the next `Turns.hurry`, not at the end of the turn.
+   */
   hurryReply(): void;
   /** Ends a read above `nbdInlineBytesMax` with success, in place of `completed`: its bytes go out from where they lie. */
   completedFrom(loan: Loan): void;

@@ -166,6 +166,7 @@ export class RequestSlot implements VolumeRequest {
   }
 
   hurryReply(): void {
+    assert(!this.inUse, 'nothing was submitted since the request was completed');
     this.#owner.hurryReplies();
   }
 

@@ -7,6 +7,8 @@
  * - Records lie one behind another; positions only rise. A record never crosses from one segment into the next.
  * - Operations are committed in the order in which they were appended, none before its record (and all before it) has
  *   been written. A commit means: the process may die, and the operation is still there.
+ * - A client that waits for no sync is answered once its record is written, and its operation takes effect in the same go:
+ *   nothing else runs in between, so that nobody can tell that the answer came first.
  * - `durable` rises only after a sync of every segment file, and of the mass storage that bulk records name, that was
  *   started after the last of the writes it covers had completed (one sync covers all who wait: group commit), or with the
  *   end of a durable write before which all was durable.
@@ -223,7 +225,7 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
   ): void {
     const batch = this.#filling!;
     const logged = this.#append(kind, RECORD_HEADER_BYTES, volume, op, first, count, owner, durableWanted);
-    this.#records.bare(batch, logged, this.#statedDurable);
+    this.#records.seal(batch, logged, this.#statedDurable);
   }
 
   /** Tells `owner` when everything below `position`, which is committed, is durable; at once if it is already. */
@@ -371,8 +373,8 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
   }
 
   /**
-   * To enter operations takes about as long as their clients take to come with the next ones, so that the replies leave before.
-   * Nothing else runs in between: whatever comes next finds them entered. Measured at depth 16: writes +13 %, with FUA +15 %.
+   * To enter operations takes about as long as their clients take to come with the next ones, so the replies leave first.
+   * Measured at depth 16: writes +13 % (with four connections +15 %), with FUA +15 %, 70 % of reads between them +5 %.
    */
   #answerClients(batch: Batch): void {
     const { ops, opCount } = batch;
@@ -444,6 +446,7 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
       }
       const none = 0 as VolumeNumber;
       this.appendRange(RecordKind.end, none, 0 as OpNumber, 0 as BlockNumber, 0, undefined, false);
+      // The record is its header alone; what it ends reaches to the next segment.
       const { ops, opCount } = this.#filling!;
       this.#appendedEnd = (this.#end - RECORD_HEADER_BYTES + remaining) as LogPosition;
       ops[opCount - 1].end = this.#appendedEnd;
@@ -471,6 +474,7 @@ export class OpLog implements TurnTask, SyncListener, MarkedLog {
   ): LoggedOp {
     const batch = this.#filling;
     assert(batch !== undefined && batch.usedBytes + recordBytes <= logBatchBytes, 'room was made for the record');
+    assert(batch.start + batch.usedBytes === this.#end, 'a batch holds what lies at its place in the log');
     batch.usedBytes += recordBytes;
     this.#statedDurable = this.#commits.durable;
     const logged = batch.nextOp();

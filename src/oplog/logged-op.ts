@@ -10,8 +10,8 @@ import { RecordKind } from './record.ts';
 export interface OpOwner {
   completed(errno: number): void;
   /**
-   * Where it is there, the owner is a client: `completed` lays its reply, and starts nothing. It is then called just before the
-   * operation takes effect, and this afterwards, so that the reply leaves.
+   * Where it is there, the owner is a client: `completed` lays its reply, and starts nothing. It may then come just before the
+   * operation takes effect, followed by this, which lets the reply leave.
    */
   hurryReply?(): void;
 }

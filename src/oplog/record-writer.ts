@@ -40,7 +40,7 @@ export class RecordWriter {
     batch.sums.fill(0, sumsIndex + count, dataOffset >>> 2);
     op.dataOffset = dataOffset;
     op.sumsIndex = sumsIndex;
-    this.bare(batch, op, durable);
+    this.seal(batch, op, durable);
   }
 
   /** Of whole chunks, whose data already lies at their locations. */
@@ -51,11 +51,11 @@ export class RecordWriter {
     for (let i = 0; i < chunks.length; i++) {
       putBulkDescriptor(batch.region.view, offset, i, chunks[i].location, chunks[i].sums);
     }
-    this.bare(batch, op, durable);
+    this.seal(batch, op, durable);
   }
 
-  /** Of its header alone; and the end of the others. */
-  bare(batch: Batch, op: LoggedOp, durable: LogPosition): void {
+  /** Writes the header, the last thing of a record, and of some the only one. */
+  seal(batch: Batch, op: LoggedOp, durable: LogPosition): void {
     const header = this.#header;
     header.kind = op.kind;
     header.recordBytes = op.end - op.position;

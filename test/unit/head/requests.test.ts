@@ -629,6 +629,31 @@ t.test('FUA and `ack: durable` answer after a sync, plain writes before', async 
   t.same([fua.errno, unaligned.errno, flush.errno], [0, 0, 0]);
 });
 
+t.test(
+  'the reply to a small write is hurried before it takes effect, unless it waits for a sync or has steps',
+  async t => {
+    const rig = await HeadRig.start();
+    for (const file of rig.store.segments) file.hold.add('sync');
+    const small = rig.submit('write', 0, new Uint8Array(8192).fill(1));
+    const fua = rig.submit('write', 8192, new Uint8Array(4096).fill(2), { fua: true });
+    const unaligned = rig.submit('write', 16_000, new Uint8Array(10).fill(3));
+    const zeroes = rig.submit('writeZeroes', 20_480, 4096);
+    const bulk = rig.submit('write', MIB, new Uint8Array(MIB).fill(4));
+    await rig.settle();
+    for (const file of rig.store.segments) file.letGo();
+    await rig.settle();
+    const requests = [small, fua, unaligned, zeroes, bulk];
+    t.same(
+      requests.map(({ errno }) => errno),
+      [0, 0, 0, 0, 0],
+    );
+    t.same(
+      requests.map(({ hurries }) => hurries),
+      [1, 0, 0, 0, 0],
+    );
+  },
+);
+
 t.test('when the log has failed writes and flushes give EIO, and what was committed stays readable', async t => {
   const rig = await HeadRig.start();
   await rig.write(0, 4096, 1);
